@@ -1,0 +1,331 @@
+"""TrainingConfig: everything that decides how a run trains. Ranges and help live here, once, for the API, the forms, the docs.
+
+Checked without TensorFlow: names of layers and sizes come from the catalogue (`core.backbones`).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from core.backbones import BACKBONES
+from core.errors import ConfigInvalid, FieldProblem, NotServed
+
+LearningRate = Annotated[float, Field(ge=1e-7, le=10.0)]
+Size = Annotated[int, Field(ge=16, le=1024)]
+
+
+class PhaseKind(StrEnum):
+    """Whether the backbone learns."""
+
+    FROZEN = "frozen"
+    FINE_TUNE = "fine_tune"
+
+
+class Part(BaseModel):
+    """Base of every part: frozen, unknown fields refused, NaN and infinity refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Head(Part):
+    """What is put on the backbone."""
+
+    pooling: Literal["avg", "max", "flatten"] = Field("avg", description="How the feature map becomes one vector.")
+    hidden_units: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = Field(
+        (), max_length=4, description="Units of dense layers between pooling and the answer."
+    )
+    activation: Literal["relu", "gelu", "tanh", "selu", "swish"] = Field(
+        "relu", description="Activation of the hidden layers."
+    )
+    dropout: float = Field(0.2, ge=0.0, le=0.9, description="Share of features dropped while training.")
+    binary: bool = Field(False, description="One sigmoid unit instead of two softmax units (two classes only).")
+
+
+class Augmentation(Part):
+    """Random changes of training pictures. Validation and test pictures are never augmented."""
+
+    horizontal_flip: bool = Field(True, description="Mirror left and right.")
+    vertical_flip: bool = Field(False, description="Mirror up and down.")
+    rotation_degrees: float = Field(36.0, ge=0.0, le=180.0, description="Turn by up to this much either way.")
+    shift: tuple[Annotated[float, Field(ge=0.0, le=0.9)], Annotated[float, Field(ge=0.0, le=0.9)]] = Field(
+        (0.0, 0.0), description="Shift by up to this share of height and width."
+    )
+    shear_degrees: float = Field(0.0, ge=0.0, le=60.0, description="Shear by up to this much either way.")
+    zoom: float = Field(0.0, ge=0.0, le=0.9, description="Scale by up to this share in or out.")
+    brightness: float = Field(0.0, ge=0.0, le=1.0, description="Brighten or darken by up to this share.")
+    contrast: float = Field(0.0, ge=0.0, le=1.0, description="Raise or lower contrast by up to this share.")
+    fill_mode: Literal["reflect", "nearest", "constant", "wrap"] = Field(
+        "reflect", description="What fills the corners that a turn or shift uncovers."
+    )
+
+    @property
+    def changes_nothing(self) -> bool:
+        """True when every random change is switched off."""
+        neutral = Augmentation(horizontal_flip=False, rotation_degrees=0.0, fill_mode=self.fill_mode)
+        return self == neutral
+
+
+class Optimizer(Part):
+    """What turns gradients into steps."""
+
+    name: Literal["adam", "adamw", "sgd", "rmsprop", "lbfgs"] = Field(
+        "adam", description="lbfgs: L2 logistic regression on cached features, linear head only."
+    )
+    learning_rate: LearningRate = Field(0.001, description="Step size (unused by lbfgs).")
+    momentum: float = Field(0.0, ge=0.0, lt=1.0, description="Momentum (sgd and rmsprop).")
+    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="Decoupled weight decay (adamw).")
+
+
+class Schedule(Part):
+    """How the learning rate changes."""
+
+    name: Literal["constant", "cosine", "inverse_time"] = Field("constant", description="Shape of the learning rate.")
+    decay_rate: float = Field(0.0, ge=0.0, le=10.0, description="Decay per step of inverse_time.")
+    warmup_epochs: float = Field(0.0, ge=0.0, le=50.0, description="Epochs over which the rate rises from zero.")
+
+
+class EarlyStopping(Part):
+    """Stop a phase when validation loss no longer falls."""
+
+    patience: int = Field(5, ge=1, le=1000, description="Epochs without a better validation loss before stopping.")
+
+
+class PhaseBase(Part):
+    """What both kinds of phase have."""
+
+    epochs: int = Field(20, ge=1, le=1000, description="Passes over the training pictures, at most.")
+    steps_per_epoch: int | None = Field(None, ge=1, le=1_000_000, description="Steps per epoch; null: all pictures.")
+    features: Literal["cached", "live"] = Field(
+        "cached", description="cached: the frozen part runs once per picture and view. live: in the loop."
+    )
+    views: int = Field(1, ge=1, le=64, description="Augmented variants of each picture when cached; 1: the plain one.")
+    ema_decay: float = Field(0.0, ge=0.0, lt=1.0, description="Moving average of the weights; 0: off.")
+    keep: Literal["best", "last"] = Field("best", description="Weights of the best validation epoch, or of the last.")
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    early_stopping: EarlyStopping | None = None
+
+    @property
+    def augments(self) -> bool:
+        """True when this phase sees augmented pictures: live, or cached with more than the plain view."""
+        return self.features == "live" or self.views > 1
+
+
+class FrozenPhase(PhaseBase):
+    """The backbone is not trained; the head is."""
+
+    kind: Literal["frozen"] = "frozen"
+
+
+class Fraction(Part):
+    """The top share of the backbone's layers."""
+
+    fraction: float = Field(gt=0.0, le=1.0, description="Share of the backbone's layers, from the top, that learn.")
+
+
+class FineTunePhase(PhaseBase):
+    """Some or all of the backbone is trained, at a low rate."""
+
+    kind: Literal["fine_tune"] = "fine_tune"
+    unfreeze_from: str | Fraction | None = Field(
+        None, description="First layer that learns; null: the whole backbone; {fraction: f}: the top share."
+    )
+
+
+Phase = Annotated[FrozenPhase | FineTunePhase, Field(discriminator="kind")]
+
+
+class ModelWeights(Part):
+    """Start from the backbone of one's own earlier model."""
+
+    model_id: str
+
+
+class UploadedWeights(Part):
+    """Start from uploaded weights."""
+
+    weights_id: str
+
+
+class TrainingConfig(Part):
+    """One run's settings; the contract is in the REST documentation. Equal configs have equal `fingerprint`s."""
+
+    backbone: str = Field("efficientnet_lite0", description="The pretrained network without its top.")
+    weights: Literal["imagenet", "none"] | ModelWeights | UploadedWeights = Field(
+        "imagenet", description="What the backbone starts from."
+    )
+    image_size: tuple[Size, Size] = Field((224, 224), description="Height and width in pixels that the network sees.")
+    resize: Literal["crop", "pad", "squash"] = Field(
+        "crop", description="How a picture becomes that size: aspect kept and cropped, padded, or squashed."
+    )
+    cut_layer: str | None = Field(None, description="Backbone layer whose output feeds the head; null: the last.")
+    head: Head = Head()
+    augmentation: Augmentation = Augmentation()
+    batch_size: int = Field(32, ge=1, le=1024, description="Pictures per step.")
+    phases: tuple[Phase, ...] = Field(
+        (FrozenPhase(),), min_length=1, max_length=8, description="Phases, in the order in which they run."
+    )
+    select: Literal["validation", "last"] = Field(
+        "validation", description="validation: the better phase on validation becomes the model. last: the last phase."
+    )
+    class_weights: Literal["balanced", "none"] = Field(
+        "balanced", description="balanced: rare classes weigh more, n / (classes * n_class)."
+    )
+    label_smoothing: float = Field(0.1, ge=0.0, le=0.5, description="Share of each label spread over all classes.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of everything random in the run.")
+    precision: Literal["auto", "float32", "mixed"] = Field(
+        "auto", description="auto: bfloat16 where the processor has it and a check passes; else float32."
+    )
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        problems = list(_phase_problems(self)) + list(_catalogue_problems(self))
+        if problems:
+            raise ConfigInvalid(problems[0].message, problems=tuple(problems))
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the canonical JSON form."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def epochs_total(self) -> int:
+        """Epochs of all phases together, when nothing stops early."""
+        return sum(phase.epochs for phase in self.phases)
+
+
+def _phase_problems(config: TrainingConfig) -> list[FieldProblem]:
+    found: list[FieldProblem] = []
+    first = config.phases[0]
+    if first.kind != "frozen" and config.weights != "none":
+        found.append(
+            FieldProblem(
+                "phases.0.kind",
+                "The first phase must be frozen when the backbone starts from trained weights: an untrained head would "
+                'spoil them. Received: "fine_tune"; allowed: "frozen", or weights "none".',
+                first.kind,
+            )
+        )
+    for index, phase in enumerate(config.phases):
+        where = f"phases.{index}"
+        if phase.optimizer.name == "lbfgs":
+            linear = not config.head.hidden_units and config.head.pooling != "flatten"
+            if phase.kind != "frozen" or phase.features != "cached" or not linear or config.head.binary:
+                found.append(
+                    FieldProblem(
+                        f"{where}.optimizer.name",
+                        "lbfgs trains a linear softmax head on cached features of a frozen phase only. "
+                        'Received: "lbfgs" elsewhere; allowed here: adam, adamw, sgd, rmsprop.',
+                        "lbfgs",
+                    )
+                )
+        if phase.features == "live" and phase.views != 1:
+            found.append(
+                FieldProblem(
+                    f"{where}.views",
+                    f"views counts cached variants; with live features every epoch is augmented anew. "
+                    f"Received: {phase.views}; allowed: 1.",
+                    phase.views,
+                )
+            )
+    return found
+
+
+def _catalogue_problems(config: TrainingConfig) -> list[FieldProblem]:
+    backbone = BACKBONES.get(config.backbone)
+    if backbone is None:
+        allowed = ", ".join(sorted(BACKBONES))
+        message = f'There is no backbone "{config.backbone}". Allowed: {allowed}.'
+        return [FieldProblem("backbone", message, config.backbone)]
+    found: list[FieldProblem] = []
+    smallest = backbone.minimum_image_size
+    if config.image_size[0] < smallest[0] or config.image_size[1] < smallest[1]:
+        message = (
+            f"{backbone.title} needs pictures of at least {smallest[0]} x {smallest[1]} pixels. "
+            f"Received: {config.image_size[0]} x {config.image_size[1]}."
+        )
+        found.append(FieldProblem("image_size", message, list(config.image_size)))
+    if config.cut_layer is not None and config.cut_layer not in backbone.cut_layers:
+        message = (
+            f'{backbone.title} cannot be cut at "{config.cut_layer}". Allowed: {", ".join(backbone.cut_layers)}, or null.'
+        )
+        found.append(FieldProblem("cut_layer", message, config.cut_layer))
+    for index, phase in enumerate(config.phases):
+        if isinstance(phase, FineTunePhase) and isinstance(phase.unfreeze_from, str):
+            if phase.unfreeze_from not in backbone.layers:
+                message = (
+                    f'{backbone.title} has no layer "{phase.unfreeze_from}". Allowed: null, {{"fraction": 0.3}}, or a '
+                    f"layer name such as {', '.join(backbone.cut_layers[-3:])} (GET /runs/{{id}}/layers lists them all)."
+                )
+                found.append(FieldProblem(f"phases.{index}.unfreeze_from", message, phase.unfreeze_from))
+    return found
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge `changes` over `base`: objects are merged key by key, everything else (lists too) is replaced.
+
+    `weights`, `unfreeze_from` and a phase list are values, not objects to merge into: they are replaced whole.
+    """
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and key not in {"weights", "unfreeze_from"}:
+            result[key] = merged(old, value)
+        else:
+            result[key] = value
+    return result
+
+
+def parse_config(data: Mapping[str, Any]) -> TrainingConfig:
+    """Read a config from JSON data.
+
+    Raises:
+        ConfigInvalid: with one FieldProblem per wrong field.
+        NotServed: a value of the contract that this version cannot train with yet.
+    """
+    try:
+        config = TrainingConfig.model_validate(data)
+    except ValidationError as error:
+        problems = tuple(field_problem(dict(one)) for one in error.errors())
+        raise ConfigInvalid(problems[0].message, problems=problems) from error
+    unserved = _unserved(config)
+    if unserved:
+        raise NotServed(unserved[0].message, problems=tuple(unserved))
+    return config
+
+
+def _unserved(config: TrainingConfig) -> list[FieldProblem]:
+    """Fields of the contract that no part of this version would honour. Refused, never ignored."""
+    found: list[FieldProblem] = []
+    if not isinstance(config.weights, str):
+        message = (
+            "Starting from one's own model or from uploaded weights is not served yet. "
+            'Allowed in this version: "imagenet", "none".'
+        )
+        found.append(FieldProblem("weights", message, config.weights.model_dump()))
+    return found
+
+
+def field_problem(error: Mapping[str, Any]) -> FieldProblem:
+    """Turn one of Pydantic's error dictionaries into a sentence with what was received and what is allowed."""
+    kinds = {"frozen", "fine_tune"}
+    parts = [str(part) for part in error["loc"] if part not in kinds]
+    # Pydantic names the arm of a union in the path; the person wrote no such level.
+    path = ".".join(part for part in parts if not part.startswith(("literal[", "function-")) and part[:1].islower() or part.isdigit())
+    received = error.get("input")
+    if error["type"] == "extra_forbidden":
+        return FieldProblem(path, f'There is no field "{path}".', _short(received))
+    if error["type"] == "missing":
+        return FieldProblem(path, f'"{path}" is missing.', None)
+    return FieldProblem(path, f"{path}: {error['msg']}. Received: {json.dumps(_short(received), default=str)}.", _short(received))
+
+
+def _short(value: object) -> object:
+    text = json.dumps(value, default=str)
+    return value if len(text) <= 200 else text[:200] + "..."
