@@ -1,0 +1,60 @@
+"""Named starting points for a run. A run's config is merged over its preset (`core.training_config.merged`)."""
+
+from dataclasses import dataclass
+
+from core.training_config import (
+    EarlyStopping,
+    FineTunePhase,
+    FrozenPhase,
+    Optimizer,
+    Schedule,
+    TrainingConfig,
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named TrainingConfig.
+
+    Attributes:
+        id: name in `POST /runs {preset}`.
+        title: name for people.
+        description: what it does and what it costs, one or two sentences.
+        config: the settings it stands for.
+    """
+
+    id: str
+    title: str
+    description: str
+    config: TrainingConfig
+
+
+_HEAD_ON_FEATURES = FrozenPhase(
+    epochs=20, optimizer=Optimizer(name="adam", learning_rate=0.001), early_stopping=EarlyStopping(patience=5)
+)
+
+_TOP_OF_THE_BACKBONE = FineTunePhase(
+    epochs=8,
+    unfreeze_from="b10_add",
+    views=4,
+    ema_decay=0.98,
+    optimizer=Optimizer(name="adamw", learning_rate=0.0003),
+    schedule=Schedule(name="cosine", warmup_epochs=1),
+)
+
+_ALL = (
+    Preset(
+        id="quick",
+        title="Quick",
+        description="The frozen phase only: every picture passes the backbone once, then the head learns in seconds.",
+        config=TrainingConfig(phases=(_HEAD_ON_FEATURES,)),
+    ),
+    Preset(
+        id="standard",
+        title="Standard",
+        description="The frozen phase, then fine-tuning of the top of the backbone; the better one on validation is kept.",
+        config=TrainingConfig(phases=(_HEAD_ON_FEATURES, _TOP_OF_THE_BACKBONE)),
+    ),
+)
+
+PRESETS: dict[str, Preset] = {preset.id: preset for preset in _ALL}
