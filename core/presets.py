@@ -52,7 +52,7 @@ _ALL = (
     Preset(
         id="standard",
         title="Standard",
-        description="The frozen phase, then fine-tuning of the top of the backbone; the better one on validation is kept.",
+        description="The frozen phase, then fine-tuning of the top of the backbone; the better one on validation wins.",
         config=TrainingConfig(phases=(_HEAD_ON_FEATURES, _TOP_OF_THE_BACKBONE)),
     ),
 )
