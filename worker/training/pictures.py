@@ -145,7 +145,7 @@ _DECODER_ERRORS = (
 
 
 def decode(source: Path | bytes, *, limits: PictureLimits = DEFAULT) -> Pixels:
-    """Read one picture as uint8 `[height, width, 3]`.
+    """Read one picture as uint8 `[height, width, 3]` (read-only: copy before writing into it).
 
     Raises:
         PictureRefused: with a reason and a sentence, for anything that is not a whole picture within the limits.
@@ -191,7 +191,9 @@ def _open(stream: IO[bytes], limits: PictureLimits) -> Image.Image:
         raise _too_many_pixels(limits) from error
     except _DECODER_ERRORS as error:
         stream.seek(0)
-        raise _unopened(stream.read(512)) from error
+        head = stream.read(4096)
+        _check_pixels(_declared_by_avif(head), limits)
+        raise _unopened(head) from error
 
 
 def _check_pixels(size: tuple[int, int], limits: PictureLimits) -> None:
@@ -254,6 +256,15 @@ _OURS: tuple[tuple[int, bytes], ...] = (
 )
 
 
+def _declared_by_avif(head: bytes) -> tuple[int, int]:
+    """Size in the `ispe` box of an AVIF or HEIC file: their decoders call a bomb "damaged" before we see its size."""
+    at = head.find(b"ispe") if head[4:8] == b"ftyp" else -1
+    if at < 0 or len(head) < at + 16:
+        return (1, 1)
+    width, height = struct.unpack(">II", head[at + 8 : at + 16])
+    return (width, height)
+
+
 def _unopened(head: bytes) -> PictureRefused:
     """Say what a file that no decoder took looks like."""
     for offset, signature, name in _SIGNATURES:
@@ -268,6 +279,7 @@ def _unopened(head: bytes) -> PictureRefused:
 
 def _read(image: Image.Image) -> Picture:
     name = image.format or ""
+    deep = _is_deep_colour(image)
     image.load()  # verify() accepts a JPEG that was cut in half
     if image.width <= 0 or image.height <= 0:
         raise ValueError("no pixels")
@@ -276,8 +288,7 @@ def _read(image: Image.Image) -> Picture:
         fixes.append("first frame of several taken")
         image.seek(0)
         image.load()
-    deep = _is_deep_colour(image)
-    image = _upright(image, fixes)
+    _turn_upright(image, fixes)
     pixels = _rgb(image, fixes)
     if deep:
         fixes.append("16 bits per channel brought to 8")
@@ -294,42 +305,46 @@ def _has_more_frames(image: Image.Image) -> bool:
 
 
 def _is_deep_colour(image: Image.Image) -> bool:
-    return image.format == "PNG" and image.mode in {"RGB", "RGBA"} and image.info.get("bits", 8) == 16
+    """True for colour of 16 bits per channel. Only the decoder's plan tells: ask before `load`."""
+    return not image.mode.startswith("I") and ";16" in repr(getattr(image, "tile", ""))
 
 
-def _upright(image: Image.Image, fixes: list[str]) -> Image.Image:
+def _turn_upright(image: Image.Image, fixes: list[str]) -> None:
     try:
         orientation = image.getexif().get(0x0112, 1)
-        upright = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except _DECODER_ERRORS:
         fixes.append("unreadable EXIF ignored")
-        return image
+        return
     if orientation in range(2, 9):
         fixes.append(f"turned upright (EXIF orientation {orientation})")
-    return upright
 
 
 def _rgb(image: Image.Image, fixes: list[str]) -> Pixels:
     mode = image.mode
     if mode.startswith("I;16"):
         fixes.append("16 bits per channel brought to 8")
-        return _three(_from_16_bits(np.asarray(image)))
+        return _from_16_bits(np.asarray(image), image.info.get("transparency"), fixes)
     if mode in {"I", "F"}:
         fixes.append("32-bit pixels brought to 8")
         return _three(_from_32_bits(np.asarray(image)))
     if mode == "LAB":
         fixes.append("LAB converted to RGB")
-        return np.array(_from_lab(image))
+        return np.asarray(_from_lab(image))
     if image.has_transparency_data:
         return _over_white(image, fixes)
     if mode == "CMYK":
         fixes.append("CMYK converted to RGB")
-    return np.array(image if mode == "RGB" else image.convert("RGB"))
+    return np.asarray(image if mode == "RGB" else image.convert("RGB"))
 
 
-def _from_16_bits(values: npt.NDArray[np.generic]) -> Pixels:
+def _from_16_bits(values: npt.NDArray[np.generic], transparent: object, fixes: list[str]) -> Pixels:
     wide = values.astype(np.uint32)
-    return ((wide + 128) // 257).astype(np.uint8)
+    grey = ((wide + 128) // 257).astype(np.uint8)
+    if isinstance(transparent, int) and (wide == transparent).any():
+        fixes.append("transparency laid over white")
+        grey[wide == transparent] = 255
+    return _three(grey)
 
 
 def _from_32_bits(values: npt.NDArray[np.generic]) -> Pixels:
@@ -361,11 +376,11 @@ def _from_lab(image: Image.Image) -> Image.Image:
 def _over_white(image: Image.Image, fixes: list[str]) -> Pixels:
     layered = image.convert("RGBA")
     if layered.getchannel("A").getextrema() == (255, 255):  # an alpha channel that hides nothing
-        return np.array(layered.convert("RGB"))
+        return np.asarray(layered.convert("RGB"))
     fixes.append("transparency laid over white")
     white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
     white.alpha_composite(layered)
-    return np.array(white.convert("RGB"))
+    return np.asarray(white.convert("RGB"))
 
 
 _quiet_lock = threading.Lock()
