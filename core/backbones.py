@@ -48,10 +48,12 @@ class Backbone:
 
 def _read(path: Path) -> dict[str, Backbone]:
     rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    lists = {"default_image_size", "minimum_image_size", "layers", "cut_layers", "weights"}
-    return {
-        row["id"]: Backbone(**{key: tuple(value) if key in lists else value for key, value in row.items()}) for row in rows
-    }
+    found = (Backbone(**{key: _frozen(value) for key, value in row.items()}) for row in rows)
+    return {backbone.id: backbone for backbone in found}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 BACKBONES: dict[str, Backbone] = _read(Path(__file__).with_name("backbones.json"))

@@ -252,18 +252,16 @@ def _catalogue_problems(config: TrainingConfig) -> list[FieldProblem]:
         )
         found.append(FieldProblem("image_size", message, list(config.image_size)))
     if config.cut_layer is not None and config.cut_layer not in backbone.cut_layers:
-        message = (
-            f'{backbone.title} cannot be cut at "{config.cut_layer}". Allowed: {", ".join(backbone.cut_layers)}, or null.'
-        )
+        message = f'{backbone.title} cannot be cut at "{config.cut_layer}". Allowed: {", ".join(backbone.cut_layers)}, or null.'
         found.append(FieldProblem("cut_layer", message, config.cut_layer))
     for index, phase in enumerate(config.phases):
-        if isinstance(phase, FineTunePhase) and isinstance(phase.unfreeze_from, str):
-            if phase.unfreeze_from not in backbone.layers:
-                message = (
-                    f'{backbone.title} has no layer "{phase.unfreeze_from}". Allowed: null, {{"fraction": 0.3}}, or a '
-                    f"layer name such as {', '.join(backbone.cut_layers[-3:])} (GET /runs/{{id}}/layers lists them all)."
-                )
-                found.append(FieldProblem(f"phases.{index}.unfreeze_from", message, phase.unfreeze_from))
+        name = phase.unfreeze_from if isinstance(phase, FineTunePhase) else None
+        if isinstance(name, str) and name not in backbone.layers:
+            message = (
+                f'{backbone.title} has no layer "{name}". Allowed: null, {{"fraction": 0.3}}, or a '
+                f"layer name such as {', '.join(backbone.cut_layers[-3:])} (GET /runs/{{id}}/layers lists them all)."
+            )
+            found.append(FieldProblem(f"phases.{index}.unfreeze_from", message, name))
     return found
 
 
@@ -317,13 +315,19 @@ def field_problem(error: Mapping[str, Any]) -> FieldProblem:
     kinds = {"frozen", "fine_tune"}
     parts = [str(part) for part in error["loc"] if part not in kinds]
     # Pydantic names the arm of a union in the path; the person wrote no such level.
-    path = ".".join(part for part in parts if not part.startswith(("literal[", "function-")) and part[:1].islower() or part.isdigit())
+    path = ".".join(
+        part
+        for part in parts
+        if (not part.startswith(("literal[", "function-")) and part[:1].islower()) or part.isdigit()
+    )
     received = error.get("input")
     if error["type"] == "extra_forbidden":
         return FieldProblem(path, f'There is no field "{path}".', _short(received))
     if error["type"] == "missing":
         return FieldProblem(path, f'"{path}" is missing.', None)
-    return FieldProblem(path, f"{path}: {error['msg']}. Received: {json.dumps(_short(received), default=str)}.", _short(received))
+    return FieldProblem(
+        path, f"{path}: {error['msg']}. Received: {json.dumps(_short(received), default=str)}.", _short(received)
+    )
 
 
 def _short(value: object) -> object:

@@ -1,0 +1,144 @@
+"""Engine, sessions, transactions.
+
+SQLite goes through `pysqlite3` (many systems ship a SQLite that can corrupt a WAL database written by several processes).
+Writers take the lock at BEGIN (`BEGIN IMMEDIATE`) and sync fully; readers never block. PostgreSQL uses the same code.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import Float
+
+from core.config import Settings
+
+SAFE_SQLITE = (3, 51, 3)
+_AFTER_COMMIT = "after_commit_calls"
+
+
+class database_now(FunctionElement[float]):  # noqa: N801 - reads like SQL's own functions
+    """The database's clock, seconds since 1970 as a float: leases are compared by one clock only."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(database_now, "sqlite")
+def _sqlite_now(_element: database_now, _compiler: SQLCompiler, **_: Any) -> str:
+    # not unixepoch('now'): that is fixed while one statement runs, which is what we want, but only subsec gives fractions
+    return "unixepoch('now', 'subsec')"
+
+
+@compiles(database_now, "postgresql")
+def _postgresql_now(_element: database_now, _compiler: SQLCompiler, **_: Any) -> str:
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+def sqlite_module() -> Any:
+    """The DB-API module for SQLite: pysqlite3 where its wheel exists, else Python's own when that is new enough.
+
+    Raises:
+        RuntimeError: this Python carries a SQLite that is not safe for several processes.
+    """
+    try:
+        import pysqlite3.dbapi2 as module  # noqa: PLC0415 - only published for Linux
+    except ImportError:
+        import sqlite3 as module  # noqa: PLC0415
+    version = tuple(int(part) for part in module.sqlite_version.split("."))
+    if version < SAFE_SQLITE and version[:2] not in {(3, 50), (3, 44)}:
+        message = (
+            f"This Python carries SQLite {module.sqlite_version}, which can corrupt a database that several processes "
+            f"write. Use a Python with SQLite 3.51.3 or later, or set DATABASE_URL to PostgreSQL. ({sys.version})"
+        )
+        raise RuntimeError(message)
+    return module
+
+
+class Database:
+    """One engine for reading and one for writing over the same database."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.is_sqlite = address.startswith("sqlite")
+        self.writer = self._engine(writes=True)
+        self.reader = self._engine(writes=False) if self.is_sqlite else self.writer
+        self._write = sessionmaker(self.writer, expire_on_commit=False)
+        self._read = sessionmaker(self.reader, expire_on_commit=False)
+
+    def _engine(self, *, writes: bool) -> Engine:
+        if not self.is_sqlite:
+            return create_engine(self.address, pool_pre_ping=True)
+        engine = create_engine(
+            self.address, module=sqlite_module(), connect_args={"timeout": 30, "check_same_thread": False}
+        )
+
+        @event.listens_for(engine, "connect")
+        def prepare(connection: Any, _record: Any) -> None:
+            connection.isolation_level = None  # transactions are ours, see "begin" below
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA journal_mode=WAL")
+            cursor.execute(f"PRAGMA synchronous={'FULL' if writes else 'NORMAL'}")
+            cursor.execute("PRAGMA foreign_keys=ON")
+            cursor.execute("PRAGMA busy_timeout=30000")
+            if not writes:
+                cursor.execute("PRAGMA query_only=ON")
+            cursor.close()
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+        return engine
+
+    def new_session(self, *, writes: bool) -> Session:
+        """A session whose owner commits, rolls back and closes it."""
+        return self._write() if writes else self._read()
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """One writing transaction: commits at the end, rolls back on any error. Calls of `after_commit` follow."""
+        with self._write() as session:
+            yield session
+            commit(session)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """One reading transaction."""
+        with self._read() as session:
+            yield session
+
+    def alive(self) -> bool:
+        """True when the database answers."""
+        with self.read() as session:
+            return session.execute(text("SELECT 1")).scalar() == 1
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.writer.dispose()
+        self.reader.dispose()
+
+
+def open_database(settings: Settings) -> Database:
+    """The database of these settings; makes the data folder when it is SQLite."""
+    if settings.database_url is None:
+        settings.folder.mkdir(parents=True, exist_ok=True)
+    return Database(settings.database_address)
+
+
+def after_commit(session: Session, call: Callable[[], None]) -> None:
+    """Have `call` made once this transaction is committed (ring a queue, wake watchers); never when it is rolled back."""
+    session.info.setdefault(_AFTER_COMMIT, []).append(call)
+
+
+def commit(session: Session) -> None:
+    """Commit, then make the calls left by `after_commit`. Every boundary commits through here."""
+    session.commit()
+    for call in session.info.pop(_AFTER_COMMIT, []):
+        call()

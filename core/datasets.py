@@ -1,0 +1,186 @@
+"""The verbs of datasets and their versions."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import delete, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from core.errors import Conflict, FieldProblem, InputInvalid, NotFound
+from core.ids import new_id
+from core.tables import Dataset, DatasetVersion, Image, Run, RunStatus, Split, VersionImage, utc_now
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A picture's place in a version that is being made."""
+
+    image_id: str
+    sha256: str
+    filename: str
+    class_name: str
+    split: Split
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class VersionDraft:
+    """What becomes a dataset version. `notes` are sentences on what was decided; `issues` are counts by kind."""
+
+    pictures: Sequence[Placed]
+    notes: Sequence[str] = ()
+    issues: dict[str, int] = field(default_factory=dict)
+
+
+def create_dataset(session: Session, owner_id: str, name: str, description: str = "") -> Dataset:
+    """Make an empty dataset.
+
+    Raises:
+        InputInvalid: no usable name.
+    """
+    dataset = Dataset(owner_id=owner_id, name=checked_name(name), description=description)
+    session.add(dataset)
+    session.flush()
+    return dataset
+
+
+def checked_name(name: str) -> str:
+    """A name without surrounding space, 1 to 200 printable characters in any alphabet.
+
+    Raises:
+        InputInvalid: with what was received.
+    """
+    name = name.strip()
+    if not 1 <= len(name) <= 200 or any(not character.isprintable() for character in name):
+        message = f"A name has 1 to 200 printable characters. Received: {name[:220]!r}."
+        raise InputInvalid(message, problems=(FieldProblem("name", message, name[:220]),))
+    return name
+
+
+def find_dataset(session: Session, owner_id: str, dataset_id: str) -> Dataset:
+    """A dataset of this person.
+
+    Raises:
+        NotFound: no such dataset, or another person's.
+    """
+    dataset = session.scalar(select(Dataset).where(Dataset.id == dataset_id, Dataset.owner_id == owner_id))
+    if dataset is None:
+        raise NotFound(f'There is no dataset "{dataset_id}".')
+    return dataset
+
+
+def find_version(session: Session, owner_id: str, version_id: str) -> DatasetVersion:
+    """A dataset version of this person.
+
+    Raises:
+        NotFound: no such version, or another person's.
+    """
+    found = select(DatasetVersion).where(DatasetVersion.id == version_id, DatasetVersion.owner_id == owner_id)
+    version = session.scalar(found)
+    if version is None:
+        raise NotFound(f'There is no dataset version "{version_id}".')
+    return version
+
+
+def latest_version(session: Session, dataset_id: str) -> DatasetVersion | None:
+    """The version with the highest number, or None before the first upload is ready."""
+    found = select(DatasetVersion).where(DatasetVersion.dataset_id == dataset_id)
+    return session.scalar(found.order_by(DatasetVersion.number.desc()).limit(1))
+
+
+def delete_dataset(session: Session, dataset: Dataset, *, force: bool) -> None:
+    """Delete a dataset, its versions and uploads. Runs and models stay, marked "dataset deleted".
+
+    Raises:
+        Conflict: a run uses it and `force` is off, or a run on it has not ended.
+    """
+    using = select(func.count()).select_from(Run).where(Run.dataset_id == dataset.id)
+    busy = session.scalar(using.where(Run.status.in_([RunStatus.QUEUED, RunStatus.RUNNING]))) or 0
+    if busy:
+        raise Conflict(f"{busy} runs on this dataset have not ended. Cancel them or wait, then delete it.")
+    count = session.scalar(using) or 0
+    if count and not force:
+        raise Conflict(
+            f"{count} runs use this dataset. Delete it with ?force=true: the runs and models stay, without their pictures."
+        )
+    session.execute(delete(Dataset).where(Dataset.id == dataset.id))
+
+
+def remember_image(session: Session, owner_id: str, sha256: str, facts: dict[str, Any]) -> str:
+    """The id of a picture by its bytes, stored once per owner; `facts`: width, height, format, size_bytes."""
+    dialect = session.get_bind().dialect.name
+    maker = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    values = {"id": new_id(), "created_at": utc_now(), "owner_id": owner_id, "sha256": sha256, **facts}
+    session.execute(maker(Image).values(values).on_conflict_do_nothing(index_elements=["owner_id", "sha256"]))
+    return session.scalars(select(Image.id).where(Image.owner_id == owner_id, Image.sha256 == sha256)).one()
+
+
+def fingerprint(pictures: Iterable[Placed]) -> str:
+    """SHA-256 (hex) over the sorted lines `sha256 TAB class TAB split TAB group`; file names and order do not matter."""
+    lines = sorted(f"{one.sha256}\t{one.class_name}\t{one.split}\t{one.group or ''}" for one in pictures)
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()
+
+
+def add_version(session: Session, dataset: Dataset, draft: VersionDraft) -> DatasetVersion:
+    """Freeze a list of pictures as the dataset's next version. Class names are sorted once, here; labels are their indices."""
+    class_names = sorted({one.class_name for one in draft.pictures})
+    labels = {name: index for index, name in enumerate(class_names)}
+    counts: dict[str, dict[str, int]] = {name: {split.value: 0 for split in Split} for name in class_names}
+    for one in draft.pictures:
+        counts[one.class_name][one.split.value] += 1
+    newest = session.scalar(select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id))
+    version = DatasetVersion(
+        owner_id=dataset.owner_id,
+        dataset_id=dataset.id,
+        number=(newest or 0) + 1,
+        fingerprint=fingerprint(draft.pictures),
+        test_fingerprint=fingerprint(one for one in draft.pictures if one.split == Split.TEST),
+        class_names=class_names,
+        counts=counts,
+        issues=draft.issues,
+        notes=list(draft.notes),
+        image_count=len(draft.pictures),
+    )
+    session.add(version)
+    dataset.updated_at = utc_now()
+    session.flush()
+    ordered = sorted(draft.pictures, key=lambda one: (labels[one.class_name], one.filename, one.image_id))
+    for start in range(0, len(ordered), 5000):
+        rows = [
+            {
+                "version_id": version.id,
+                "ordinal": start + offset,
+                "image_id": one.image_id,
+                "label": labels[one.class_name],
+                "split": one.split,
+                "group": one.group,
+                "filename": one.filename,
+            }
+            for offset, one in enumerate(ordered[start : start + 5000])
+        ]
+        session.execute(insert(VersionImage), rows)
+    return version
+
+
+def placed_pictures(session: Session, version: DatasetVersion) -> list[Placed]:
+    """Every picture of a version, in its order, as the draft of a next version would have it."""
+    rows = session.execute(
+        select(
+            VersionImage.image_id,
+            Image.sha256,
+            VersionImage.filename,
+            VersionImage.label,
+            VersionImage.split,
+            VersionImage.group,
+        )
+        .join(Image, Image.id == VersionImage.image_id)
+        .where(VersionImage.version_id == version.id)
+        .order_by(VersionImage.ordinal)
+    )
+    return [Placed(row[0], row[1], row[2], version.class_names[row[3]], row[4], row[5]) for row in rows]
