@@ -82,7 +82,7 @@ def sign_in(session: Session, name: str, password: str) -> User:
     user = session.scalar(select(User).where(User.name == name.strip()))
     stored = user.password_hash if user is not None and user.password_hash else _NOBODY
     try:
-        fits = _passwords.verify(stored, password)
+        fits: bool = _passwords.verify(stored, password)
     except (VerifyMismatchError, InvalidHashError):
         fits = False
     if not fits or user is None or user.disabled_at is not None:
