@@ -1,0 +1,57 @@
+"""The graph of a functional model: who feeds whom, and where one tensor alone carries everything on."""
+
+from collections.abc import Sequence
+
+import keras
+
+
+def parents(model: keras.Model) -> dict[str, tuple[str, ...]]:
+    """Layer name -> names of the layers that feed it within this model (a layer may also live in others), in order."""
+    found: dict[str, tuple[str, ...]] = {layer.name: () for layer in model.layers}
+    waiting = [tensor._keras_history for tensor in model.outputs]  # noqa: SLF001
+    seen: set[tuple[str, int]] = set()
+    while waiting:
+        operation, index, _ = waiting.pop()
+        if (operation.name, index) in seen:
+            continue
+        seen.add((operation.name, index))
+        sources = [tensor._keras_history for tensor in operation._inbound_nodes[index].input_tensors]  # noqa: SLF001
+        found[operation.name] = tuple(source.operation.name for source in sources)
+        waiting.extend(sources)
+    return found
+
+
+def children(model: keras.Model) -> dict[str, list[str]]:
+    """Layer name -> names of the layers that it feeds."""
+    found: dict[str, list[str]] = {layer.name: [] for layer in model.layers}
+    for name, sources in parents(model).items():
+        for source in sources:
+            found[source].append(name)
+    return found
+
+
+def single_tensor_places(model: keras.Model) -> list[str]:
+    """Layers whose output alone feeds everything after them, in order; the last is the output layer.
+
+    A residual connection that passes a layer by makes it no such place: a cut there would need two tensors.
+    """
+    consumers = children(model)
+    order = [layer.name for layer in model.layers]
+    position = {name: index for index, name in enumerate(order)}
+    places = []
+    reach: dict[str, int] = {name: max((position[one] for one in consumers[name]), default=-1) for name in order}
+    furthest = -1  # the last layer that anything before this one still feeds
+    for index, name in enumerate(order):
+        if furthest <= index:
+            places.append(name)
+        furthest = max(furthest, reach[name])
+    return _without_inputs(model, places)
+
+
+def _without_inputs(model: keras.Model, names: Sequence[str]) -> list[str]:
+    return [name for name in names if not isinstance(model.get_layer(name), keras.layers.InputLayer)]
+
+
+def learned(layer: keras.layers.Layer) -> bool:
+    """True when the layer has weights that a phase could train."""
+    return any(variable.trainable for variable in layer.variables) or bool(layer.trainable_weights)
