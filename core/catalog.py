@@ -1,0 +1,381 @@
+"""Read queries for pages and lists: filter, sort, keyset paging. Every query has an index; nothing here writes.
+
+A cursor is opaque to the caller: the sort value and the id of the last row shown, so that a page never shifts when rows are added.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
+
+from core.database import database_now
+from core.errors import FieldProblem, InputInvalid, NotFound
+from core.tables import (
+    Dataset,
+    DatasetVersion,
+    Image,
+    LogLine,
+    Metric,
+    Outcome,
+    Prediction,
+    ReceiptRow,
+    Run,
+    RunDocument,
+    RunStatus,
+    Split,
+    TrainedModel,
+    Upload,
+    UploadStatus,
+    VersionImage,
+    WorkerRow,
+)
+
+DEFAULT_LIMIT = 50
+MOST = 200
+WORKER_ALIVE_SECONDS = 35.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """Some rows and the cursor of the next page, or None at the end."""
+
+    items: Sequence[T]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a list is asked for. `sort`: a column's name, with a leading minus for descending."""
+
+    limit: int = DEFAULT_LIMIT
+    cursor: str | None = None
+    sort: str = "-created_at"
+    search: str = ""
+
+
+def _encode(values: list[Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(values).encode()).decode().rstrip("=")
+
+
+def _decode(cursor: str, length: int) -> list[Any]:
+    try:
+        values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (binascii.Error, ValueError) as error:
+        raise _bad("cursor", f"cursor: not one that this list gave out. Received: {cursor[:80]!r}.", cursor) from error
+    if not isinstance(values, list) or len(values) != length:
+        raise _bad("cursor", f"cursor: it belongs to another list or sorting. Received: {cursor[:80]!r}.", cursor)
+    return values
+
+
+def _bad(field: str, message: str, received: object) -> InputInvalid:
+    return InputInvalid(message, problems=(FieldProblem(field, message, received),))
+
+
+def _checked_limit(limit: int) -> int:
+    if not 1 <= limit <= MOST:
+        raise _bad("limit", f"limit must be 1 to {MOST}. Received: {limit}.", limit)
+    return limit
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def _search(column: InstrumentedAttribute[str], text: str) -> ColumnElement[bool]:
+    return column.ilike(f"%{_escaped(text.strip())}%", escape="\\")
+
+
+def _paged(
+    session: Session, query: Select[T], table: Any, wish: Wish, sorts: dict[str, InstrumentedAttribute[Any]]
+) -> Page[T]:
+    """One page by keyset over (sort column, id). Null sorts last, in both directions."""
+    limit = _checked_limit(wish.limit)
+    name = wish.sort.removeprefix("-")
+    descending = wish.sort.startswith("-")
+    if name != "created_at" and name not in sorts:
+        allowed = ", ".join(["created_at", *sorts])
+        raise _bad("sort", f'sort: one of {allowed}, with "-" for descending. Received: {wish.sort[:80]!r}.', wish.sort)
+    column = None if name == "created_at" else sorts[name]  # ids sort by creation
+    if wish.cursor:
+        query = query.where(_after(table.id, column, _decode(wish.cursor, 1 if column is None else 2), descending))
+    order: list[Any] = []
+    if column is not None:
+        order = [column.is_(None), column.desc() if descending else column.asc()]
+    order.append(table.id.desc() if descending else table.id.asc())
+    rows = list(session.scalars(query.order_by(*order).limit(limit + 1)))
+    if len(rows) <= limit:
+        return Page(rows, None)
+    last: Any = rows[limit - 1]
+    values = [last.id] if column is None else [_plain(getattr(last, column.key)), last.id]
+    return Page(rows[:limit], _encode(values))
+
+
+def _after(
+    id_column: Any, column: InstrumentedAttribute[Any] | None, values: list[Any], descending: bool
+) -> ColumnElement[bool]:
+    def beyond(one: Any, value: Any) -> ColumnElement[bool]:
+        return one < value if descending else one > value
+
+    if column is None:
+        return beyond(id_column, values[0])
+    value, last_id = values
+    if value is None:
+        return and_(column.is_(None), beyond(id_column, last_id))
+    return or_(beyond(column, value), and_(column == value, beyond(id_column, last_id)), column.is_(None))
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def list_datasets(session: Session, owner_id: str, wish: Wish) -> Page[Dataset]:
+    """A person's datasets; sorts: created_at, name."""
+    query = select(Dataset).where(Dataset.owner_id == owner_id)
+    if wish.search:
+        query = query.where(_search(Dataset.name, wish.search))
+    return _paged(session, query, Dataset, wish, {"name": Dataset.name})
+
+
+def latest_versions(session: Session, dataset_ids: Sequence[str]) -> dict[str, DatasetVersion]:
+    """The newest version of each of these datasets (of one page), by dataset id."""
+    newest = (
+        select(DatasetVersion.dataset_id, func.max(DatasetVersion.number).label("number"))
+        .where(DatasetVersion.dataset_id.in_(dataset_ids))
+        .group_by(DatasetVersion.dataset_id)
+        .subquery()
+    )
+    on = and_(DatasetVersion.dataset_id == newest.c.dataset_id, DatasetVersion.number == newest.c.number)
+    return {one.dataset_id: one for one in session.scalars(select(DatasetVersion).join(newest, on))}
+
+
+def list_versions(session: Session, dataset_id: str, wish: Wish) -> Page[DatasetVersion]:
+    """The versions of a dataset, newest first by default."""
+    query = select(DatasetVersion).where(DatasetVersion.dataset_id == dataset_id)
+    return _paged(session, query, DatasetVersion, wish, {})
+
+
+def list_uploads(session: Session, dataset_id: str, limit: int = 10) -> Sequence[Upload]:
+    """The newest uploads of a dataset."""
+    query = select(Upload).where(Upload.dataset_id == dataset_id).order_by(Upload.id.desc()).limit(limit)
+    return session.scalars(query).all()
+
+
+def list_runs(
+    session: Session,
+    owner_id: str,
+    wish: Wish,
+    *,
+    dataset_id: str | None = None,
+    status: str | None = None,
+    group_id: str | None = None,
+) -> Page[Run]:
+    """A person's runs; sorts: created_at, name, test_accuracy."""
+    query = select(Run).where(Run.owner_id == owner_id)
+    if dataset_id:
+        query = query.where(Run.dataset_id == dataset_id)
+    if group_id:
+        query = query.where(Run.group_id == group_id)
+    if status:
+        allowed = [one.value for one in RunStatus]
+        if status not in allowed:
+            raise _bad("status", f"status: one of {', '.join(allowed)}. Received: {status[:80]!r}.", status)
+        query = query.where(Run.status == RunStatus(status))
+    if wish.search:
+        query = query.where(_search(Run.name, wish.search))
+    return _paged(session, query, Run, wish, {"name": Run.name, "test_accuracy": Run.test_accuracy})
+
+
+def list_models(session: Session, owner_id: str, wish: Wish) -> Page[TrainedModel]:
+    """A person's models; sorts: created_at, name, test_accuracy."""
+    query = select(TrainedModel).where(TrainedModel.owner_id == owner_id)
+    if wish.search:
+        query = query.where(_search(TrainedModel.name, wish.search))
+    sorts = {"name": TrainedModel.name, "test_accuracy": TrainedModel.test_accuracy}
+    return _paged(session, query, TrainedModel, wish, sorts)
+
+
+def model_of_run(session: Session, run_id: str) -> TrainedModel | None:
+    """The model that a run made, or None."""
+    return session.scalar(select(TrainedModel).where(TrainedModel.run_id == run_id))
+
+
+def unfinished(session: Session, owner_id: str) -> tuple[Sequence[Run], Sequence[Upload]]:
+    """What is going on now: a person's running and queued runs, and their uploads on the way. Oldest first, at most 50 each."""
+    going = [RunStatus.QUEUED, RunStatus.RUNNING]
+    runs = select(Run).where(Run.owner_id == owner_id, Run.status.in_(going)).order_by(Run.id).limit(MOST // 4)
+    on_the_way = [UploadStatus.RECEIVING, UploadStatus.RECEIVED, UploadStatus.INGESTING]
+    uploads = select(Upload).where(Upload.owner_id == owner_id, Upload.status.in_(on_the_way)).order_by(Upload.id)
+    return session.scalars(runs).all(), session.scalars(uploads.limit(MOST // 4)).all()
+
+
+def version_images(
+    session: Session,
+    version: DatasetVersion,
+    *,
+    class_name: str | None = None,
+    split: str | None = None,
+    limit: int = DEFAULT_LIMIT,
+    cursor: str | None = None,
+) -> Page[VersionImage]:
+    """Pictures of a version in its order, with `.image` loaded; paged by ordinal."""
+    limit = _checked_limit(limit)
+    query = select(VersionImage).where(VersionImage.version_id == version.id).options(joinedload(VersionImage.image))
+    if class_name is not None:
+        if class_name not in version.class_names:
+            raise _bad("class_name", f"class_name: this version has no class {class_name[:80]!r}.", class_name)
+        query = query.where(VersionImage.label == version.class_names.index(class_name))
+    if split is not None:
+        query = query.where(VersionImage.split == checked_split(split))
+    if cursor:
+        query = query.where(VersionImage.ordinal > _decode(cursor, 1)[0])
+    rows = session.scalars(query.order_by(VersionImage.ordinal).limit(limit + 1)).all()
+    return Page(rows[:limit], _encode([rows[limit - 1].ordinal]) if len(rows) > limit else None)
+
+
+def checked_split(split: str) -> Split:
+    """A split by name.
+
+    Raises:
+        InputInvalid: not train, validation or test.
+    """
+    try:
+        return Split(split)
+    except ValueError as error:
+        raise _bad("split", f"split: train, validation or test. Received: {split[:80]!r}.", split) from error
+
+
+def find_image(session: Session, owner_id: str, image_id: str) -> Image:
+    """A picture of this person.
+
+    Raises:
+        NotFound: no such picture, or another person's.
+    """
+    image = session.scalar(select(Image).where(Image.id == image_id, Image.owner_id == owner_id))
+    if image is None:
+        raise NotFound(f'There is no picture "{image_id}".')
+    return image
+
+
+def images_by_id(session: Session, version_id: str | None, image_ids: Sequence[str]) -> dict[str, VersionImage]:
+    """The places of these pictures (of one page) in a version, with `.image` loaded, by picture id."""
+    query = select(VersionImage).where(VersionImage.version_id == version_id, VersionImage.image_id.in_(image_ids))
+    return {one.image_id: one for one in session.scalars(query.options(joinedload(VersionImage.image)))}
+
+
+def receipt_rows(
+    session: Session,
+    upload_id: str,
+    *,
+    outcome: str | None = None,
+    limit: int = DEFAULT_LIMIT,
+    cursor: str | None = None,
+) -> Page[ReceiptRow]:
+    """Rows of a receipt in order; paged by ordinal."""
+    limit = _checked_limit(limit)
+    query = select(ReceiptRow).where(ReceiptRow.upload_id == upload_id)
+    if outcome is not None:
+        allowed = [one.value for one in Outcome]
+        if outcome not in allowed:
+            raise _bad("outcome", f"outcome: one of {', '.join(allowed)}. Received: {outcome[:80]!r}.", outcome)
+        query = query.where(ReceiptRow.outcome == Outcome(outcome))
+    if cursor:
+        query = query.where(ReceiptRow.ordinal > _decode(cursor, 1)[0])
+    rows = session.scalars(query.order_by(ReceiptRow.ordinal).limit(limit + 1)).all()
+    return Page(rows[:limit], _encode([rows[limit - 1].ordinal]) if len(rows) > limit else None)
+
+
+def run_metrics(session: Session, run_id: str, *, after_revision: int = -1) -> Sequence[Metric]:
+    """Metrics in order (phase, epoch, split, name); only rows written after a revision when one is given."""
+    query = select(Metric).where(Metric.run_id == run_id, Metric.revision > after_revision)
+    return session.scalars(query.order_by(Metric.phase_index, Metric.epoch, Metric.split, Metric.name)).all()
+
+
+def log_lines(session: Session, run_id: str, *, after_revision: int = -1, limit: int = 2000) -> Sequence[LogLine]:
+    """The newest log lines in order; only lines written after a revision when one is given."""
+    query = select(LogLine).where(LogLine.run_id == run_id, LogLine.revision > after_revision)
+    return session.scalars(query.order_by(LogLine.number.desc()).limit(limit)).all()[::-1]
+
+
+def run_document(session: Session, run_id: str, kind: str) -> Any:
+    """The body of `layers`, `evaluation` or `result` of a run, or None before it exists."""
+    return session.scalar(select(RunDocument.body).where(RunDocument.run_id == run_id, RunDocument.kind == kind))
+
+
+@dataclass(frozen=True)
+class PredictionWish:
+    """Which predictions of a run. `sort`: `worst` (lowest probability of the true class first) or `image`."""
+
+    phase: str
+    split: str = "test"
+    true_label: int | None = None
+    predicted_label: int | None = None
+    wrong_only: bool = False
+    sort: str = "worst"
+    limit: int = DEFAULT_LIMIT
+    cursor: str | None = None
+
+
+def predictions(session: Session, run_id: str, wish: PredictionWish) -> Page[Prediction]:
+    """Predictions of one phase's network on one split; paged by (probability of the true class, picture) or picture."""
+    limit = _checked_limit(wish.limit)
+    where = [Prediction.run_id == run_id, Prediction.phase == wish.phase, Prediction.split == checked_split(wish.split)]
+    if wish.true_label is not None:
+        where.append(Prediction.true_label == wish.true_label)
+    if wish.predicted_label is not None:
+        where.append(Prediction.predicted_label == wish.predicted_label)
+    if wish.wrong_only:
+        where.append(Prediction.true_label != Prediction.predicted_label)
+    if wish.sort not in {"worst", "image"}:
+        raise _bad("sort", f"sort: worst or image. Received: {wish.sort[:80]!r}.", wish.sort)
+    worst = wish.sort == "worst"
+    if wish.cursor:
+        value, last = _decode(wish.cursor, 2)
+        tie = and_(Prediction.true_probability == value, Prediction.image_id > last)
+        where.append(or_(Prediction.true_probability > value, tie) if worst else Prediction.image_id > last)
+    order = [Prediction.true_probability, Prediction.image_id] if worst else [Prediction.image_id]
+    rows = session.scalars(select(Prediction).where(*where).order_by(*order).limit(limit + 1)).all()
+    if len(rows) <= limit:
+        return Page(rows, None)
+    return Page(rows[:limit], _encode([rows[limit - 1].true_probability, rows[limit - 1].image_id]))
+
+
+@dataclass(frozen=True)
+class WorkerFacts:
+    """A worker as the system page shows it."""
+
+    id: str
+    queues: list[str]
+    devices: list[dict[str, Any]]
+    alive: bool
+    busy: bool
+
+
+def workers(session: Session) -> list[WorkerFacts]:
+    """Every worker with a row; alive when its heartbeat is younger than 35 s by the database's clock."""
+    rows = session.execute(select(WorkerRow, database_now() - WorkerRow.heartbeat_at).order_by(WorkerRow.id))
+    return [WorkerFacts(row.id, row.queues, row.devices, age < WORKER_ALIVE_SECONDS, row.busy) for row, age in rows]
+
+
+def queue_counts(session: Session) -> dict[str, int]:
+    """How many runs are queued and running, over all people."""
+    query = select(Run.status, func.count()).where(Run.status.in_([RunStatus.QUEUED, RunStatus.RUNNING]))
+    counts = {status.value: count for status, count in session.execute(query.group_by(Run.status))}
+    return {"queued": counts.get("queued", 0), "running": counts.get("running", 0)}
+
+
+def runs_ahead(session: Session, run: Run) -> int:
+    """How many queued runs are older than this one."""
+    query = select(func.count()).select_from(Run).where(Run.status == RunStatus.QUEUED, Run.id < run.id)
+    return session.scalar(query) or 0
+
+
+def stored_bytes(session: Session) -> int:
+    """Bytes of all pictures."""
+    return session.scalar(select(func.sum(Image.size_bytes))) or 0
