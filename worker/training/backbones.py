@@ -110,7 +110,9 @@ def _load_imagenet(model: keras.Model, backbone_id: str) -> None:
         return
     file = KERAS_FILES.get(backbone_id)
     if file is None:
-        raise WeightsUnavailable(f'There are no ImageNet weights for "{backbone_id}". Received: "imagenet"; allowed: "none".')
+        raise WeightsUnavailable(
+            f'There are no ImageNet weights for "{backbone_id}". Received: "imagenet"; allowed: "none".'
+        )
     path = keras_home() / "models" / file
     if not path.is_file():
         _download(file, path)
@@ -135,7 +137,9 @@ def _download(file: str, path: Path) -> None:
         ) from error
     if md5 is not None and hashlib.md5(part.read_bytes(), usedforsecurity=False).hexdigest() != md5:
         part.unlink()
-        raise WeightsUnavailable(f"What was fetched as {file} is not the file that Keras publishes; it was thrown away.")
+        raise WeightsUnavailable(
+            f"What was fetched as {file} is not the file that Keras publishes; it was thrown away."
+        )
     part.replace(path)
 
 

@@ -43,7 +43,9 @@ class _Tensor:
     strides: tuple[int, ...]
 
 
-def _rebuild_tensor(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object) -> _Tensor:
+def _rebuild_tensor(
+    storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object
+) -> _Tensor:
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -140,7 +142,13 @@ def weights_file() -> Path:
 
 def _names() -> dict[str, str]:
     """Our layer name -> the name in the file."""
-    names = {"stem_conv": "_conv_stem", "stem_bn": "_bn0", "top_conv": "_conv_head", "top_bn": "_bn1", "top_dense": "_fc"}
+    names = {
+        "stem_conv": "_conv_stem",
+        "stem_bn": "_bn0",
+        "top_conv": "_conv_head",
+        "top_bn": "_bn1",
+        "top_dense": "_fc",
+    }
     for block in range(_BLOCKS):
         for index, part in enumerate(("expand", "depthwise", "project")):
             names[f"b{block}_{part}_conv"] = f"_blocks.{block}._{part}_conv"
