@@ -1,0 +1,181 @@
+"""What the frozen part of a network gives for each picture and view: computed once, kept on disk, shared by all runs."""
+
+import hashlib
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from core.training_config import Augmentation
+from worker.training.data import DecodedPictures, preprocessing
+from worker.training.layers import AugmentationLayer
+from worker.training.prefetch import prefetched
+from worker.training.run_folder import RunFolder
+from worker.training.segments import Lookup, SegmentStore
+
+# Raise when the same picture, weights and view would give other numbers: features stored before are then no longer found.
+EXTRACTOR_VERSION = 1
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """The frozen part of a network, traced.
+
+    Attributes:
+        run: (pictures uint8 [n, H, W, 3], view seeds int32 [n, 2]) -> features [n, *shape].
+        meaning: everything that decides its numbers.
+        shape: of one picture's features.
+        dtype: they are stored as.
+    """
+
+    run: Callable[[np.ndarray, np.ndarray], Any]
+    meaning: dict[str, object]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def make_extractor(frozen: keras.Model, name: str, augmentation: Augmentation | None, storage: np.dtype) -> Extractor:
+    """Trace the frozen part of a network.
+
+    Args:
+        frozen: float32 [n, H, W, 3] raw pixels 0..255 -> features.
+        name: what it is, for people who look into the store (backbone, form, cut layer).
+        augmentation: None for plain pictures; else each picture is changed as its view seed says.
+        storage: dtype to store.
+    """
+    layer = None if augmentation is None else AugmentationLayer(augmentation)
+    spec = [tf.TensorSpec((None, *frozen.input.shape[1:]), tf.uint8), tf.TensorSpec((None, 2), tf.int32)]
+
+    @tf.function(input_signature=spec)
+    def run(pictures: Any, seeds: Any) -> Any:
+        x = tf.cast(pictures, tf.float32)
+        if layer is not None:
+            x = layer.augment(x, seeds)
+        return tf.cast(frozen(x, training=False), storage)
+
+    meaning: dict[str, object] = {
+        "name": name,
+        "weights": weights_hash(frozen),
+        "extractor_version": EXTRACTOR_VERSION,
+        "tensorflow": tf.__version__,
+        "processor": processor_class(),
+        "compute": frozen.compute_dtype,
+        "augmentation": None if augmentation is None else augmentation.model_dump(mode="json"),
+    }
+    shape = tuple(int(size) for size in frozen.output.shape[1:])
+    return Extractor(run, meaning, shape, np.dtype(storage))
+
+
+def weights_hash(model: keras.Model) -> str:
+    """SHA-256 (hex) over every weight of a model, in order."""
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        digest.update(f"{weight.path}{tuple(weight.shape)}".encode())
+        digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def processor_class() -> str:
+    """What decides which kernels run here: features of another class of processor differ in their last digits."""
+    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "i8mm")
+    flags: set[str] = set()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(("flags", "Features")):
+                flags = set(line.partition(":")[2].split())
+                break
+    return "-".join([platform.machine(), *(flag for flag in wanted if flag in flags)])
+
+
+class Features:
+    """Features of some pictures in some views, on disk. Memory stays flat: only what is asked for is copied."""
+
+    def __init__(self, lookup: Lookup, views: int, extractor: Extractor) -> None:
+        self._lookup = lookup
+        self.views = views
+        self.shape, self.dtype = extractor.shape, extractor.dtype
+
+    def gather(self, places: np.ndarray, views: np.ndarray | None = None) -> np.ndarray:
+        """Features [n, *shape] of the pictures at `places` (index into the extracted positions) in `views` (from 0)."""
+        rows = places * self.views + (0 if views is None else views)
+        return self._lookup.gather(rows, np.empty((len(rows), *self.shape), self.dtype))
+
+
+class FeatureStore:
+    """Finds features in the store, and computes those that are missing."""
+
+    def __init__(self, folder: RunFolder, pictures: DecodedPictures) -> None:
+        self._folder = folder
+        self._pictures = pictures
+        self._limit = folder.cache_limit_bytes // 2
+        self._used: list[SegmentStore] = []
+
+    def fits(self, extractor: Extractor, pictures: int, views: int) -> bool:
+        """True when that many records stay within the store's limit."""
+        record = int(np.prod(extractor.shape, dtype=np.int64)) * extractor.dtype.itemsize
+        return record * pictures * views <= self._limit
+
+    def features(
+        self, extractor: Extractor, positions: np.ndarray, views: int, say: Callable[[int, int], None]
+    ) -> Features:
+        """Features of the pictures at `positions` in `views` views.
+
+        Args:
+            say: hears (rows done, rows to do) after every batch and may raise to stop; not called when nothing is missing.
+        """
+        folder = self._folder
+        store = SegmentStore(
+            folder.feature_store,
+            {**preprocessing(folder), **extractor.meaning},
+            extractor.shape,
+            extractor.dtype,
+            limit_bytes=self._limit,
+            reserve_bytes=folder.disk_reserve_bytes,
+        )
+        self._used.append(store)
+        augmented = extractor.meaning["augmentation"] is not None
+        keys = row_keys(folder.pictures.digests[positions], views, folder.config.seed if augmented else None)
+        lookup = Lookup(keys, store.whole_segments())
+        missing = lookup.missing
+        done = 0
+        for first in range(0, len(missing), store.segment_records):
+            rows = missing[first : first + store.segment_records]
+            segment = store.begin(keys[rows])
+            for begin, values in self._computed(extractor, positions[rows // views], keys[rows]):
+                segment.records[begin : begin + len(values)] = values
+                done += len(values)
+                say(done, len(missing))
+            lookup.add(rows, segment)
+            store.publish(segment)
+        return Features(lookup, views, extractor)
+
+    def _computed(
+        self, extractor: Extractor, positions: np.ndarray, keys: np.ndarray
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        starts = range(0, len(positions), _BATCH)
+        batches = prefetched(starts, lambda start: self._pictures.batch(positions[start : start + _BATCH]))
+        for start, pixels in zip(starts, batches, strict=True):
+            seeds = np.ascontiguousarray(keys[start : start + _BATCH, :8]).view(np.int32)
+            yield start, extractor.run(pixels, seeds).numpy()
+
+    def finish(self) -> None:
+        """Wait until everything computed is on disk."""
+        for store in self._used:
+            store.finish()
+
+
+def row_keys(digests: np.ndarray, views: int, seed: int | None) -> np.ndarray:
+    """Keys uint8 [n * views, 32]: the picture's own SHA-256 when plain, else a hash of it, the run's seed and the view."""
+    if seed is None:
+        return np.repeat(digests, views, axis=0)
+    keys = b"".join(
+        hashlib.sha256(digest.tobytes() + f"/{seed}/{view}".encode()).digest() for digest in digests for view in range(views)
+    )
+    return np.frombuffer(keys, np.uint8).reshape(-1, 32)
