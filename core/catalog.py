@@ -121,7 +121,8 @@ def _after(
     id_column: Any, column: InstrumentedAttribute[Any] | None, values: list[Any], descending: bool
 ) -> ColumnElement[bool]:
     def beyond(one: Any, value: Any) -> ColumnElement[bool]:
-        return one < value if descending else one > value
+        result: ColumnElement[bool] = one < value if descending else one > value
+        return result
 
     if column is None:
         return beyond(id_column, values[0])

@@ -166,3 +166,12 @@ def code_version() -> str:
     except OSError:
         return VERSION
     return f"{VERSION}+{commit[:10]}"
+
+
+def settings_table() -> str:
+    """Every setting as a Markdown table; `docs/settings.md` holds it, and a test compares the two."""
+    lines = ["| variable | default | what it does |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None or field.default == () else str(field.default)
+        lines.append(f"| `THAW_{name.upper()}` | {f'`{default}`' if default else 'empty'} | {field.description} |")
+    return "\n".join(lines) + "\n"
