@@ -1,0 +1,72 @@
+"""What routes ask for: the house, a session per request, who is calling."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy.orm import Session
+
+from app.security import SAFE_METHODS, Identity, authenticate
+from app.watching import Hub
+from core.config import Settings
+from core.database import Database, commit
+from core.errors import NotAuthenticated
+from core.queue import Queue
+from core.storage import Storage
+from core.tables import User
+
+
+@dataclass(frozen=True)
+class House:
+    """What one web process holds for its whole life; `app.state.house`."""
+
+    settings: Settings
+    database: Database
+    storage: Storage
+    queue: Queue
+    hub: Hub
+
+
+def house_of(request: Request) -> House:
+    """The house this request came to."""
+    house: House = request.app.state.house
+    return house
+
+
+TheHouse = Annotated[House, Depends(house_of)]
+
+
+def get_session(request: Request, house: TheHouse) -> Iterator[Session]:
+    """One transaction per request: reading for GET and HEAD, writing otherwise.
+
+    Must be asked for with `scope="function"`, so that it is committed before the response leaves.
+    """
+    with house.database.new_session(writes=request.method not in SAFE_METHODS) as session:
+        yield session
+        commit(session)
+
+
+TheSession = Annotated[Session, Depends(get_session, scope="function")]
+
+
+def current_identity(identity: Annotated[Identity | None, Depends(authenticate)]) -> Identity:
+    """Who calls, and by what: a token or a browser session.
+
+    Raises:
+        NotAuthenticated: on a public route that was reached without either.
+    """
+    if identity is None:
+        raise NotAuthenticated("Sign in, or send a token: Authorization: Bearer <token>.")
+    return identity
+
+
+TheIdentity = Annotated[Identity, Depends(current_identity)]
+
+
+def current_user(identity: TheIdentity) -> User:
+    """The person who calls (a detached row)."""
+    return identity.user
+
+
+CurrentUser = Annotated[User, Depends(current_user)]
