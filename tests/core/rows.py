@@ -1,0 +1,44 @@
+"""Rows that tests of the verbs need: a person, a dataset version, a queue that remembers."""
+
+from dataclasses import dataclass, field
+
+from sqlalchemy.orm import Session
+
+from core import accounts, datasets
+from core.database import after_commit
+from core.tables import DatasetVersion, Split, User
+
+SPLITS = [*[Split.TRAIN] * 3, Split.VALIDATION, Split.TEST]
+
+
+@dataclass
+class RememberingQueue:
+    """Stands where `core.queue.Queue` stands and remembers what was rung after which commit."""
+
+    rung: list[str] = field(default_factory=list)
+
+    def ring_after_commit(self, session: Session, queue: str) -> None:
+        """As the real one, into a list."""
+        after_commit(session, lambda: self.rung.append(queue))
+
+
+def person(session: Session, name: str = "local") -> User:
+    """A user of this name."""
+    if name == "local":
+        return accounts.local_user(session)
+    return accounts.create_user(session, name, "a long enough password")
+
+
+def version(session: Session, owner: User, *, classes: int = 2, each: int = 5, name: str = "Fruit") -> DatasetVersion:
+    """A dataset version with `each` pictures a class: three fifths train, a fifth validation, a fifth test."""
+    dataset = datasets.create_dataset(session, owner.id, name)
+    placed = []
+    for label in range(classes):
+        for number in range(each):
+            sha256 = f"{label:032x}{number:032x}"
+            facts = {"width": 8, "height": 8, "format": "PNG", "size_bytes": 100}
+            image_id = datasets.remember_image(session, owner.id, sha256, facts)
+            placed.append(
+                datasets.Placed(image_id, sha256, f"c{label}/{number}.png", f"class {label}", SPLITS[number % 5])
+            )
+    return datasets.add_version(session, dataset, datasets.VersionDraft(placed))

@@ -1,0 +1,106 @@
+"""A config is checked before anything starts: each wrong field is named, with what was received and what is allowed."""
+
+from typing import Any
+
+import pytest
+
+from core.errors import ConfigInvalid, NotServed
+from core.presets import PRESETS
+from core.training_config import Augmentation, FineTunePhase, merged, parse_config
+
+FROZEN = {"kind": "frozen"}
+
+
+def test_the_example_of_the_contract_is_a_valid_config() -> None:
+    config = parse_config(
+        {
+            "phases": [
+                {"kind": "frozen", "epochs": 20, "early_stopping": {"patience": 5}},
+                {
+                    "kind": "fine_tune",
+                    "epochs": 8,
+                    "unfreeze_from": "b10_add",
+                    "views": 4,
+                    "ema_decay": 0.98,
+                    "optimizer": {"name": "adamw", "learning_rate": 0.0003},
+                    "schedule": {"name": "cosine", "warmup_epochs": 1},
+                },
+            ]
+        }
+    )
+    assert config.epochs_total == 28
+    assert isinstance(config.phases[1], FineTunePhase)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field", "says"),
+    [
+        ({"backbone": "resnet9000"}, "backbone", "resnet9000"),
+        ({"batch_size": 0}, "batch_size", "Received: 0"),
+        ({"colour": "red"}, "colour", "no field"),
+        ({"image_size": [20, 20]}, "image_size", "at least 32 x 32"),
+        ({"image_size": [8, 8]}, "image_size.0", "Received: 8"),
+        ({"cut_layer": "nowhere"}, "cut_layer", "Allowed"),
+        ({"phases": []}, "phases", "at least 1"),
+        ({"phases": [FROZEN, {"kind": "fine_tune", "unfreeze_from": "b99_add"}]}, "phases.1.unfreeze_from", "b99_add"),
+        ({"phases": [{"kind": "fine_tune"}]}, "phases.0.kind", "must be frozen"),
+        ({"phases": [{"kind": "thaw"}]}, "phases.0", "thaw"),
+        ({"phases": [{**FROZEN, "features": "live", "views": 3}]}, "phases.0.views", "allowed: 1"),
+        ({"phases": [{**FROZEN, "optimizer": {"name": "lion"}}]}, "phases.0.optimizer.name", "lion"),
+        ({"phases": [{**FROZEN, "optimizer": {"learning_rate": 99}}]}, "phases.0.optimizer.learning_rate", "99"),
+        (
+            {"head": {"hidden_units": [8]}, "phases": [{**FROZEN, "optimizer": {"name": "lbfgs"}}]},
+            "phases.0.optimizer.name",
+            "linear",
+        ),
+    ],
+)
+def test_a_wrong_field_is_named_with_what_was_received(wrong: dict[str, Any], field: str, says: str) -> None:
+    with pytest.raises(ConfigInvalid) as refused:
+        parse_config(wrong)
+    problems = {one.field: one.message for one in refused.value.problems}
+    assert field in problems
+    assert says in problems[field]
+
+
+def test_every_wrong_field_is_named_at_once() -> None:
+    with pytest.raises(ConfigInvalid) as refused:
+        parse_config({"batch_size": 0, "seed": -1, "resize": "stretch"})
+    assert {one.field for one in refused.value.problems} == {"batch_size", "seed", "resize"}
+
+
+def test_not_a_number_is_refused() -> None:
+    with pytest.raises(ConfigInvalid):
+        parse_config({"label_smoothing": float("nan")})
+
+
+@pytest.mark.parametrize("weights", [{"model_id": "x"}, {"weights_id": "x"}])
+def test_a_field_that_is_not_served_yet_is_refused_with_a_sentence(weights: dict[str, str]) -> None:
+    with pytest.raises(NotServed, match="not served yet"):
+        parse_config({"weights": weights})
+
+
+def test_equal_configs_have_equal_fingerprints_and_a_seed_changes_it() -> None:
+    assert parse_config({}).fingerprint == parse_config({"batch_size": 32}).fingerprint
+    assert parse_config({}).fingerprint != parse_config({"seed": 1}).fingerprint
+
+
+def test_changes_are_merged_into_objects_and_replace_lists() -> None:
+    base = {"head": {"dropout": 0.2, "pooling": "avg"}, "phases": [FROZEN, FROZEN], "batch_size": 32}
+    changed = merged(base, {"head": {"dropout": 0.5}, "phases": [FROZEN]})
+    assert changed == {"head": {"dropout": 0.5, "pooling": "avg"}, "phases": [FROZEN], "batch_size": 32}
+
+
+def test_weights_are_replaced_whole() -> None:
+    assert merged({"weights": {"model_id": "a"}}, {"weights": {"weights_id": "b"}}) == {"weights": {"weights_id": "b"}}
+
+
+def test_an_augmentation_with_everything_off_is_known_to_change_nothing() -> None:
+    assert Augmentation(horizontal_flip=False, rotation_degrees=0).changes_nothing
+    assert not Augmentation().changes_nothing
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_survives_the_way_through_json(name: str) -> None:
+    config = PRESETS[name].config
+    assert parse_config(config.model_dump(mode="json")) == config
