@@ -177,7 +177,7 @@ def _lite0(image_size: tuple[int, int]) -> keras.Model:
     return keras.Model(pictures, keras.layers.ReLU(6.0, name="top_activation")(x), name="efficientnet_lite0")
 
 
-def _lite0_block(x: Any, name: str, kernel: int, stride: int, expansion: int, channels: int) -> Any:  # noqa: PLR0913, PLR0917 - the columns of the published table
+def _lite0_block(x: Any, name: str, kernel: int, stride: int, expansion: int, channels: int) -> Any:
     skip = x
     if expansion > 1:
         x = _conv_bn_relu(x, f"{name}_expand", conv=_conv(f"{name}_expand", x.shape[-1] * expansion))

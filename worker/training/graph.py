@@ -8,14 +8,14 @@ import keras
 def parents(model: keras.Model) -> dict[str, tuple[str, ...]]:
     """Layer name -> names of the layers that feed it within this model (a layer may also live in others), in order."""
     found: dict[str, tuple[str, ...]] = {layer.name: () for layer in model.layers}
-    waiting = [tensor._keras_history for tensor in model.outputs]  # noqa: SLF001
+    waiting = [tensor._keras_history for tensor in model.outputs]
     seen: set[tuple[str, int]] = set()
     while waiting:
         operation, index, _ = waiting.pop()
         if (operation.name, index) in seen:
             continue
         seen.add((operation.name, index))
-        sources = [tensor._keras_history for tensor in operation._inbound_nodes[index].input_tensors]  # noqa: SLF001
+        sources = [tensor._keras_history for tensor in operation._inbound_nodes[index].input_tensors]
         found[operation.name] = tuple(source.operation.name for source in sources)
         waiting.extend(sources)
     return found

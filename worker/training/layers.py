@@ -61,7 +61,7 @@ class PictureResizer:
         self._mode = mode
         resizer = build_resizer(image_size, mode)
         shape = tf.TensorSpec((1, None, None, 3), tf.uint8)
-        self._call = tf.function(lambda pictures: resizer(pictures), input_signature=[shape])
+        self._call = tf.function(resizer, input_signature=[shape])
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize uint8 [h, w, 3] to uint8 [height, width, 3]."""

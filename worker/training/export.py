@@ -1,0 +1,276 @@
+"""The download: a SavedModel with three signatures, checked in a clean process, and a zip that explains and proves itself.
+
+`export_model` writes into `folder`: `saved_model/` and `saved_model.zip` (saved_model/, labels.json, model_card.md,
+training_config.json, golden/, verify.py). The reference is the trainer's own network on the same pixels; a download that answers
+otherwise is never given out.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tensorflow as tf
+
+from core.backbones import BACKBONES
+from core.errors import ThawError
+from core.training_config import TrainingConfig
+from worker.training.golden import (
+    CHECKED_PICTURES,
+    GOLDEN_PICTURES,
+    GOLDEN_SIDE,
+    TOLERANCE,
+    Pixels,
+    Reference,
+    patterns,
+    spread,
+    write_checked,
+    write_pictures,
+)
+from worker.training.network import Network, inference_model
+
+_CHECK_SECONDS = 900
+_VERIFY = Path(__file__).with_name("verify_template.py")
+_ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+_COMPRESSED = {".json", ".md", ".py", ".pb", ".txt"}
+
+
+_CARD_INTRODUCTION = """\
+An image classifier with {classes} classes, trained with Thaw on {backbone} (weights: {weights}, licence: {licence}).
+
+Pictures are resized to {height} x {width} pixels ({resize}) inside the model."""
+_CARD_SIGNATURES = """\
+- `serving_default`: `images` uint8 [n, h, w, 3], RGB, upright, any h and w
+- `serving_resized`: `images` uint8 [n, {height}, {width}, 3], already resized
+- `serving_bytes`: `images` string [n], bytes of upright JPEG or PNG files (an EXIF orientation is not applied)
+
+Each gives `probabilities` float32 [n, classes]. `python verify.py` checks them on this machine."""
+
+
+class ExportDisagrees(ThawError):
+    """The exported graph does not answer as the trained network did, or could not be asked."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the export compares with the trained network.
+
+    Attributes:
+        top1: share of pictures with the same first class, over all signatures: 1.0, or there is no export.
+        max_abs_diff: largest difference of any probability.
+        end_to_end_top1: share of original JPEG and PNG files whose bytes lead to the same first class; None without such files.
+    """
+
+    top1: float
+    max_abs_diff: float
+    end_to_end_top1: float | None
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A finished export, as `result.json` lists it."""
+
+    format: str
+    size_bytes: int
+    sha256: str
+    agreement: Agreement
+
+    def as_json(self) -> dict[str, Any]:
+        """`{"format", "size_bytes", "sha256", "agreement": {...}}`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What the zip carries.
+
+    Attributes:
+        golden: "test" puts 20 of the test pictures into it, "generated" puts patterns there instead.
+        card_lines: further paragraphs of the model card, Markdown.
+    """
+
+    golden: Literal["test", "generated"] = "test"
+    card_lines: tuple[str, ...] = ()
+
+
+def export_model(
+    network: Network,
+    *,
+    config: TrainingConfig,
+    class_names: Sequence[str],
+    folder: Path,
+    test_pictures: Sequence[Path],
+    decode: Callable[[Path], Pixels],
+    options: ExportOptions = ExportOptions(),
+) -> ExportResult:
+    """Write `folder/saved_model/` and `folder/saved_model.zip`, and prove them in a process of their own.
+
+    Args:
+        network: trained; unchanged.
+        config: of the run.
+        class_names: by label.
+        folder: made if missing; an earlier export in it is replaced.
+        test_pictures: files to compare on; at most 64 are taken, spread evenly.
+        decode: file -> uint8 [h, w, 3], upright RGB.
+        options: what the zip carries.
+
+    Raises:
+        ExportDisagrees: a signature differs from the trained network.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    reference = Reference(inference_model(network), config)
+    saved = folder / "saved_model"
+    shutil.rmtree(saved, ignore_errors=True)
+    write_saved_model(reference, saved)
+    checked = spread(test_pictures, CHECKED_PICTURES)
+    with tempfile.TemporaryDirectory(prefix="export-", dir=folder) as temporary:
+        package = Path(temporary)
+        write_checked(package / "checked", checked, decode, reference)
+        generated = options.golden == "generated" or not checked
+        pictures = patterns(config.seed) if generated else map(decode, spread(checked, GOLDEN_PICTURES))
+        write_pictures(package / "golden", pictures, reference, side=GOLDEN_SIDE)
+        agreement = check_in_clean_process(saved, package / "checked", package / "golden")
+        _write_papers(package, config, class_names, agreement, options.card_lines)
+        size, digest = write_zip(folder / "saved_model.zip", _members(saved, package))
+    return ExportResult("saved_model", size, digest, agreement)
+
+
+def write_saved_model(reference: Reference, folder: Path) -> None:
+    """Write the SavedModel: `serving_default`, `serving_resized`, `serving_bytes`, each giving `probabilities`."""
+    model, resizer, size = reference.model, reference.resizer, reference.image_size
+
+    def resized(images: Any) -> dict[str, Any]:
+        return {"probabilities": model(images, training=False)}
+
+    def whole(images: Any) -> dict[str, Any]:
+        return resized(resizer(images))
+
+    def one(data: Any) -> Any:
+        pixels = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")  # decodes PNG too
+        return resizer(pixels[None])[0]
+
+    def encoded(images: Any) -> dict[str, Any]:
+        return resized(tf.map_fn(one, images, fn_output_signature=tf.TensorSpec((*size, 3), tf.uint8)))
+
+    signatures = {
+        "serving_default": (whole, tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")),
+        "serving_resized": (resized, tf.TensorSpec((None, *size, 3), tf.uint8, name="images")),
+        "serving_bytes": (encoded, tf.TensorSpec((None,), tf.string, name="images")),
+    }
+    module = tf.Module()
+    # Keras' own ExportArchive writes every weight twice (3.15.1)
+    module.weights = [variable.value for variable in model.variables]
+    functions = {name: tf.function(call, input_signature=[spec]) for name, (call, spec) in signatures.items()}
+    module.functions = functions
+    tf.saved_model.save(module, str(folder), signatures=functions)
+
+
+def check_in_clean_process(saved_model: Path, *golden: Path) -> Agreement:
+    """Ask every signature in a process that knows nothing but TensorFlow and the files.
+
+    Raises:
+        ExportDisagrees: an answer differs, or the process failed.
+    """
+    command = [sys.executable, "-I", str(_VERIFY), "--json", "--model", str(saved_model)]
+    command += ["--golden", *(str(folder) for folder in golden)]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    try:
+        done = subprocess.run(  # noqa: S603 - our own script by our own interpreter
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_CHECK_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ExportDisagrees(f"The export was not checked within {_CHECK_SECONDS} seconds.") from error
+    if not done.stdout.strip():
+        said = done.stderr.decode(errors="replace").strip()[-500:]
+        raise ExportDisagrees(
+            f"The export could not be checked in a clean process (exit code {done.returncode}): {said}"
+        )
+    found = json.loads(done.stdout.splitlines()[-1])
+    results = found["signatures"].values()
+    top1, difference = min(one["top1"] for one in results), max(one["max_abs_diff"] for one in results)
+    if not found["agrees"]:
+        raise ExportDisagrees(
+            f"The exported model does not answer as the trained network: same class on {top1:.1%}, largest difference "
+            f"{difference:.2g}. Allowed: 100 % and {TOLERANCE}. Nothing is given out."
+        )
+    return Agreement(top1, difference, found["end_to_end_top1"])
+
+
+def _write_papers(
+    package: Path, config: TrainingConfig, class_names: Sequence[str], agreement: Agreement, card_lines: Sequence[str]
+) -> None:
+    papers = {
+        "labels.json": json.dumps({"class_names": list(class_names)}, ensure_ascii=False, indent=1),
+        "training_config.json": json.dumps(config.model_dump(mode="json"), ensure_ascii=False, indent=1),
+        "model_card.md": _card(config, class_names, agreement, card_lines),
+        "verify.py": _VERIFY.read_text(encoding="utf-8"),
+    }
+    for name, text in papers.items():
+        (package / name).write_text(text + ("" if text.endswith("\n") else "\n"), encoding="utf-8")
+
+
+def _card(config: TrainingConfig, class_names: Sequence[str], agreement: Agreement, card_lines: Sequence[str]) -> str:
+    backbone = BACKBONES[config.backbone]
+    height, width = config.image_size
+    names = "\n".join(f"{label}. `{name.replace('`', ' ')}`" for label, name in enumerate(class_names))
+    checked = f"Largest difference to the trained network, in a clean process: {agreement.max_abs_diff:.1e}."
+    if agreement.end_to_end_top1 is not None:
+        checked += f" Same class from the bytes of the original JPEG and PNG files: {agreement.end_to_end_top1:.1%}."
+    lines = [
+        "# Model card",
+        _CARD_INTRODUCTION.format(
+            classes=len(class_names),
+            backbone=backbone.title,
+            weights=config.weights,
+            licence=backbone.licence,
+            height=height,
+            width=width,
+            resize=config.resize,
+        ),
+        checked,
+        *card_lines,
+        "## Classes, by column of `probabilities`",
+        names,
+        "## Signatures",
+        _CARD_SIGNATURES.format(height=height, width=width),
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def _members(saved: Path, package: Path) -> list[tuple[str, Path]]:
+    """(name in the zip, file), sorted."""
+    found = [(f"saved_model/{path.relative_to(saved).as_posix()}", path) for path in saved.rglob("*") if path.is_file()]
+    for path in package.rglob("*"):
+        name = path.relative_to(package).as_posix()
+        if path.is_file() and not name.startswith("checked/"):
+            found.append((name, path))
+    return sorted(found)
+
+
+def write_zip(target: Path, members: Sequence[tuple[str, Path]]) -> tuple[int, str]:
+    """Write a zip whose bytes depend on names and contents only; file by file, renamed into place when whole.
+
+    Returns:
+        Size in bytes and SHA-256 (hex).
+    """
+    part = target.with_suffix(".part")
+    with zipfile.ZipFile(part, "w") as archive:
+        for name, path in members:
+            entry = zipfile.ZipInfo(name, _ZIP_TIME)
+            entry.external_attr = 0o644 << 16
+            entry.create_system = 3  # the same bytes from every operating system
+            entry.compress_type = zipfile.ZIP_DEFLATED if path.suffix in _COMPRESSED else zipfile.ZIP_STORED
+            with path.open("rb") as source, archive.open(entry, "w", force_zip64=True) as sink:
+                shutil.copyfileobj(source, sink, 1 << 20)
+    with part.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    part.replace(target)
+    return target.stat().st_size, digest
