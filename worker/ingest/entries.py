@@ -49,6 +49,7 @@ class Code(StrEnum):
     DUPLICATE = "duplicate"  # the same bytes again under the same class
     LEAK = "leak"  # the same bytes again, in another split
     LABEL_CONFLICT = "label_conflict"  # the same bytes under two classes
+    ARCHIVE_REFUSED = "archive_refused"  # one of several archives of an upload
     DECODER_CRASHED = "decoder_crashed"
     DECODER_TOO_SLOW = "decoder_too_slow"
 
@@ -180,7 +181,7 @@ def refuse_doubles(entries: list[Entry]) -> Iterator[Entry]:
     seen: set[str] = set()
     for entry in entries:
         if entry.refusal is None and entry.path in seen:
-            sentence = "The archive has another file with the very same path; the first one counts."
+            sentence = "Another file has the very same path; the first one counts."
             yield Entry(entry.path, entry.size, Refusal(Code.DUPLICATE_NAME, sentence))
         else:
             yield entry

@@ -1,0 +1,191 @@
+"""The end of an ingest: doubles out, splits given, and in one transaction the dataset version exists and the upload is ready."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import bindparam, func, select, update
+from sqlalchemy.orm import Session
+
+from core.config import Settings
+from core.database import Database
+from core.datasets import Placed, VersionDraft, add_version, latest_version, placed_pictures
+from core.errors import UploadRejected
+from core.leases import UPLOAD_LIFE, write
+from core.tables import Dataset, Image, Outcome, ReceiptRow, Split, Upload
+from core.uploads import finish_ready
+from worker.ingest.entries import Code
+from worker.ingest.folders import Place, case_twins, check_classes
+from worker.ingest.held import Held
+from worker.ingest.sources import Contents
+from worker.ingest.splits import NOBODY_SAID, ORDER, Double, Pictures, assign_splits, find_doubles
+
+_CODES = {"duplicate": Code.DUPLICATE, "leak": Code.LEAK, "label_conflict": Code.LABEL_CONFLICT}
+_ISSUES = {Code.DUPLICATE: "duplicates", Code.LEAK: "leaks", Code.LABEL_CONFLICT: "conflicts"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A picture that may be in the version. `ordinal` is its receipt row, -1 for one of the version before."""
+
+    ordinal: int
+    image_id: str
+    sha256: str
+    path: str
+    place: Place
+
+
+def make_version(database: Database, settings: Settings, held: Held, contents: Contents) -> None:
+    """Make the version and set the upload ready.
+
+    Raises:
+        UploadRejected: what was kept cannot be learned from.
+        Fenced: the upload is not ours any more.
+    """
+    while not _tried(database, settings, held, contents):
+        held.check()  # another upload made a version of this dataset meanwhile: build on that one
+
+
+def _tried(database: Database, settings: Settings, held: Held, contents: Contents) -> bool:
+    with database.read() as session:
+        dataset_id = session.scalars(select(Upload.dataset_id).where(Upload.id == held.claim.id)).one()
+        base = latest_version(session, dataset_id)
+        before = [_settled(one) for one in placed_pictures(session, base)] if base else []
+        candidates = before + _kept(session, held.claim.id, contents)
+    draft = _draft(database, settings, held, contents, candidates)
+    with database.write() as session:
+        write(session, UPLOAD_LIFE, held.claim, lease_owner=Upload.lease_owner)  # the fence, before anything else
+        dataset = session.scalars(select(Dataset).where(Dataset.id == dataset_id).with_for_update()).one()
+        newest = latest_version(session, dataset_id)
+        if (newest.id if newest else None) != (base.id if base else None):
+            return False
+        version = add_version(session, dataset, draft)
+        finish_ready(session, held.claim, version.id)
+    return True
+
+
+def _settled(one: Placed) -> _Candidate:
+    return _Candidate(-1, one.image_id, one.sha256, one.filename, Place(one.class_name, one.split, one.group))
+
+
+def _kept(session: Session, upload_id: str, contents: Contents) -> list[_Candidate]:
+    rows = session.execute(
+        select(ReceiptRow.ordinal, ReceiptRow.image_id, Image.sha256, ReceiptRow.path)
+        .join(Image, Image.id == ReceiptRow.image_id)
+        .where(ReceiptRow.upload_id == upload_id, ReceiptRow.outcome.in_([Outcome.KEPT, Outcome.FIXED]))
+        .order_by(ReceiptRow.ordinal)
+        .execution_options(yield_per=1000)
+    )
+    found = []
+    for ordinal, image_id, sha256, path in rows:
+        place = contents.place(path)
+        if image_id is not None and isinstance(place, Place):
+            found.append(_Candidate(ordinal, image_id, sha256, path, place))
+    return found
+
+
+def _draft(
+    database: Database, settings: Settings, held: Held, contents: Contents, candidates: list[_Candidate]
+) -> VersionDraft:
+    class_names = sorted({one.place.class_name for one in candidates})
+    pictures = _arrays(candidates, class_names)
+    doubles = find_doubles(pictures)
+    held.check()
+    issues = _write_doubles(database, held, candidates, doubles)
+    mask = np.ones(len(pictures), np.bool_)
+    mask[[double.index for double in doubles]] = False
+    kept = [one for one, keep in zip(candidates, mask, strict=True) if keep]
+    if kept and all(one.ordinal < 0 for one in kept):
+        raise UploadRejected("Nothing new: every picture of this upload is in the dataset already, or was refused.")
+    counts = Counter(one.place.class_name for one in kept)
+    check_classes(counts, most=settings.max_classes)
+    assigned = assign_splits(pictures.only(mask), class_names)
+    notes = [*_manifest_notes(contents), *assigned.notes, *_double_notes(issues), *case_twins(counts)]
+    splits = (ORDER[int(split)] for split in assigned.splits)
+    return VersionDraft([_placed(one, split) for one, split in zip(kept, splits, strict=True)], notes, issues)
+
+
+def _placed(one: _Candidate, split: Split) -> Placed:
+    return Placed(one.image_id, one.sha256, one.path, one.place.class_name, split, one.place.group)
+
+
+def _arrays(candidates: list[_Candidate], class_names: list[str]) -> Pictures:
+    labels = {name: label for label, name in enumerate(class_names)}
+    groups: dict[str, int] = {}
+    split_number = {split: number for number, split in enumerate(ORDER)}
+    return Pictures(
+        digests=np.array([bytes.fromhex(one.sha256) for one in candidates], dtype="S32"),
+        labels=np.array([labels[one.place.class_name] for one in candidates], np.int64),
+        given=np.array(
+            [split_number[one.place.split] if one.place.split else NOBODY_SAID for one in candidates], np.int64
+        ),
+        groups=np.array(
+            [groups.setdefault(one.place.group, len(groups)) if one.place.group else -1 for one in candidates], np.int64
+        ),
+        settled=np.array([one.ordinal < 0 for one in candidates], np.bool_),
+    )
+
+
+def _write_doubles(
+    database: Database, held: Held, candidates: list[_Candidate], doubles: list[Double]
+) -> dict[str, int]:
+    """Change the receipt of every double; returns how many there are of each kind, those of an earlier attempt included."""
+    changes = [_change(candidates, double) for double in doubles]
+    statement = (
+        update(ReceiptRow.__table__)  # type: ignore[arg-type]
+        .where(ReceiptRow.upload_id == held.claim.id, ReceiptRow.ordinal == bindparam("at"))
+        .values(outcome=bindparam("to_outcome"), code=bindparam("to_code"), reason=bindparam("to_reason"))
+    )
+    with database.write() as session:
+        write(session, UPLOAD_LIFE, held.claim, revision=Upload.revision + 1)
+        if changes:
+            session.execute(statement, changes)
+        counted = select(ReceiptRow.outcome, ReceiptRow.code, func.count()).where(ReceiptRow.upload_id == held.claim.id)
+        rows = session.execute(counted.group_by(ReceiptRow.outcome, ReceiptRow.code)).all()
+        outcomes, reasons = Counter[str](), Counter[str]()
+        for outcome, code, count in rows:
+            outcomes[outcome.value] += count
+            reasons.update({code: count} if code else {})
+        columns = {outcome.value: outcomes[outcome.value] for outcome in Outcome}
+        write(session, UPLOAD_LIFE, held.claim, by_reason=dict(reasons), **columns)
+    return {issue: reasons[code.value] for code, issue in _ISSUES.items()}
+
+
+def _change(candidates: list[_Candidate], double: Double) -> dict[str, object]:
+    one, other = candidates[double.index], candidates[double.other]
+    code = _CODES[double.kind]
+    if code == Code.LABEL_CONFLICT:
+        old = " already in the dataset" if other.ordinal < 0 else ""
+        reason = (
+            f'The same picture{old} is "{other.path}" of class "{other.place.class_name}", this one is of class '
+            f'"{one.place.class_name}": one of the two labels is wrong.'
+        )
+        return {"at": one.ordinal, "to_outcome": Outcome.REFUSED, "to_code": code.value, "to_reason": reason}
+    where = " (in the dataset already)" if other.ordinal < 0 else ""
+    reason = f'Duplicate of "{other.path}"{where}.'
+    if code == Code.LEAK and other.place.split and one.place.split:
+        reason += f" It was given to {one.place.split.value} and {other.place.split.value}; it stays in {other.place.split.value}."
+    return {"at": one.ordinal, "to_outcome": Outcome.SKIPPED, "to_code": code.value, "to_reason": reason}
+
+
+def _manifest_notes(contents: Contents) -> list[str]:
+    manifest = contents.manifest
+    if manifest is None:
+        return []
+    bad = f"; {len(manifest.refused):,} lines cannot be used" if manifest.refused else ""
+    return [
+        f'The manifest "{manifest.path}" gives the classes, not the folders: {len(manifest.places):,} lines count{bad}.'
+    ]
+
+
+def _double_notes(issues: dict[str, int]) -> list[str]:
+    notes = []
+    if issues["duplicates"]:
+        notes.append(f"{issues['duplicates']:,} exact duplicates were skipped: each picture is kept once.")
+    if issues["leaks"]:
+        notes.append(
+            f"{issues['leaks']:,} pictures were in two splits at once and were kept in one (test before validation, train)."
+        )
+    if issues["conflicts"]:
+        notes.append(f"{issues['conflicts']:,} pictures were refused because the same bytes stand under two classes.")
+    return notes
