@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+NONE = "\N{EN DASH}"  # where a table has no value
 SPLIT_SHORT = {"train": "train", "validation": "val.", "test": "test"}
 PHASE_WORDS = {
     "prepare": "Prepare",
@@ -33,7 +34,7 @@ def percent(share: float, count: int) -> str:
 def percent_cell(share: float | None, count: int) -> Markup:
     """A percentage for a column of numbers: the invisible decimal keeps the columns aligned."""
     if share is None:
-        return Markup("–")
+        return escape(NONE)
     text = escape(percent(share, count))
     return text if count >= 50 else text + Markup('<span class="pad" aria-hidden="true">.0</span>')
 
@@ -68,7 +69,7 @@ def along(value: float, left: float) -> str:
 def duration(seconds: float | None) -> str:
     """75 -> 1:15; 3675 -> 1:01:15."""
     if seconds is None:
-        return "–"
+        return NONE
     whole = max(0, round(seconds))
     hours, rest = divmod(whole, 3600)
     minutes, left = divmod(rest, 60)
@@ -78,7 +79,7 @@ def duration(seconds: float | None) -> str:
 def size(count: int | None) -> str:
     """13_900_000 -> 13.9 MB (decimal units)."""
     if count is None:
-        return "–"
+        return NONE
     value = float(count)
     for unit in ("bytes", "kB", "MB", "GB"):
         if value < 999.5 or unit == "GB":
@@ -103,7 +104,9 @@ def _relative(when: datetime, now: datetime) -> str:
     days = int(seconds // 86400)
     if days == 1:
         return "yesterday"
-    return f"{days} days ago" if days < 7 else f"{when.day} {when:%b}" + ("" if when.year == now.year else f" {when.year}")
+    return (
+        f"{days} days ago" if days < 7 else f"{when.day} {when:%b}" + ("" if when.year == now.year else f" {when.year}")
+    )
 
 
 def clock(when: datetime) -> Markup:
@@ -116,14 +119,19 @@ def short_hash(text: str) -> str:
     return f"{text[:4]} {text[4:8]}"
 
 
+def p_value(value: float) -> str:
+    """Two significant digits: 0.0031 -> "p = 0.0031"; very small ones as "p < 0.0001"."""
+    return "p < 0.0001" if value < 0.0001 else f"p = {value:.2g}"
+
+
 def plural(count: float, one: str, many: str | None = None) -> str:
     """1, "picture" -> "1 picture"; 3 -> "3 pictures"."""
     return f"{number(count)} {one if count == 1 else many or one + 's'}"
 
 
 def picture_size(pair: Sequence[int]) -> str:
-    """(224, 224), height first -> "224 × 224"."""
-    return f"{pair[0]} × {pair[1]}"  # noqa: RUF001 - the sign people expect between two sizes
+    """Height and width with the sign people expect between them."""
+    return f"{pair[0]} \N{MULTIPLICATION SIGN} {pair[1]}"
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
@@ -138,6 +146,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "clock": clock,
     "short_hash": short_hash,
     "plural": plural,
+    "p_value": p_value,
     "picture_size": picture_size,
     "split_short": lambda split: SPLIT_SHORT.get(str(split), str(split)),
     "phase_word": lambda phase: PHASE_WORDS.get(str(phase), str(phase)),

@@ -2,4 +2,16 @@
 
 from fastapi import APIRouter
 
-routers: list[APIRouter] = []
+from app.pages import account, datasets, gate, home, models, new_run, runs, system
+
+# new_run before runs: /runs/new is not a run's id
+routers: list[APIRouter] = [
+    home.router,
+    datasets.router,
+    new_run.router,
+    runs.router,
+    models.router,
+    system.router,
+    account.router,
+    gate.router,
+]

@@ -1,0 +1,314 @@
+"""A finished run as people judge it: what helped, who is taken for whom, which pictures, whether its confidence can be believed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.wording import scale_from, wilson
+from core.catalog import PredictionWish, images_by_id, predictions
+from core.errors import FieldProblem, InputInvalid
+from core.tables import Prediction, Run, VersionImage
+
+SIGNIFICANT = 0.05
+CELL_PICTURES = 12
+MISTAKES = 12
+TOO_WIDE = 0.4
+MOST_MATRIX = 40
+
+
+@dataclass(frozen=True)
+class PhaseScore:
+    """The test score of the last phase of one kind."""
+
+    kind: str
+    accuracy: float
+    interval: tuple[float, float]
+    right: int
+    loss: float | None
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What fine-tuning did, as a head and the facts under it."""
+
+    head: str
+    gained: int | None = None
+    lost: int | None = None
+    p_value: float | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the confusion matrix. `heat` 0 to 4: how large a share of the row went wrong here."""
+
+    count: int
+    heat: int
+    right: bool
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """What became of the test pictures of one class."""
+
+    label: int
+    class_name: str
+    cells: Sequence[Cell]
+    total: int
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A pair of classes that the network confuses."""
+
+    true_label: int
+    predicted_label: int
+    true_name: str
+    predicted_name: str
+    count: int
+    share: float
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Precision and recall of a class with their intervals. None where nothing was said or there are no pictures."""
+
+    class_name: str
+    support: int
+    precision: float | None
+    precision_interval: tuple[float, float]
+    recall: float | None
+    recall_interval: tuple[float, float]
+    f1: float | None
+    said: int
+    missed: int
+    false: int
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture with what was said of it; `place` is None once its dataset is deleted."""
+
+    prediction: Prediction
+    place: VersionImage | None
+    true_name: str
+    predicted_name: str
+
+
+@dataclass(frozen=True)
+class ChosenCell:
+    """The pictures of one cell of the matrix."""
+
+    true_label: int
+    predicted_label: int
+    true_name: str
+    predicted_name: str
+    pictures: Sequence[Shown]
+    more: bool
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Pictures whose confidence falls between two bounds: how sure, and how often right."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Whether 90 % means 90 of 100."""
+
+    ece: float
+    temperature: float | None
+    bins: Sequence[CalibrationBin]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Everything about the test split of a finished run, of one of its phases."""
+
+    phase: str
+    chosen_phase: str
+    count: int
+    looks: int
+    scores: Sequence[PhaseScore]
+    best: PhaseScore
+    scale: float
+    verdict: Verdict
+    rows: Sequence[MatrixRow]
+    class_names: Sequence[str]
+    confusions: Sequence[Confusion]
+    classes: Sequence[ClassScore]
+    class_scale: float
+    mistakes: Sequence[Shown]
+    mistakes_total: int
+    next_cursor: str | None
+    cell: ChosenCell | None
+    calibration: Calibration | None
+
+
+@dataclass(frozen=True)
+class JudgeWish:
+    """What the page is asked to show."""
+
+    phase: str = ""
+    true_label: int | None = None
+    predicted_label: int | None = None
+    cursor: str = ""
+
+
+def judge(session: Session, run: Run, evaluation: Mapping[str, Any], looks: int, wish: JudgeWish) -> Judged:
+    """Read what the page of a finished run shows about the test split.
+
+    Args:
+        session: for the pictures.
+        run: the run.
+        evaluation: body of the document `evaluation`.
+        looks: how many runs have been scored on this test split.
+        wish: phase, cell and page.
+    """
+    chosen = str(run.summary.get("chosen_phase") or next(reversed(evaluation["phases"])))
+    phase = wish.phase if wish.phase in evaluation["phases"] else chosen
+    found = evaluation["phases"][phase]
+    matrix = found["confusion_matrix"]
+    names, counts = matrix["class_names"], matrix["counts"]
+    scores = [_phase_score(kind, one, kind == chosen) for kind, one in evaluation["phases"].items()]
+    best = next((one for one in scores if one.chosen), scores[-1])
+    classes = class_scores(names, counts)
+    page = predictions(
+        session,
+        run.id,
+        PredictionWish(phase=phase, wrong_only=True, limit=MISTAKES, cursor=wish.cursor or None),
+    )
+    total = sum(map(sum, counts))
+    return Judged(
+        phase=phase,
+        chosen_phase=chosen,
+        count=total,
+        looks=looks,
+        scores=scores,
+        best=best,
+        scale=scale_from(one.interval for one in scores),
+        verdict=verdict_of(scores, evaluation.get("comparison"), total),
+        rows=matrix_rows(names, counts),
+        class_names=names,
+        confusions=confusions(names, counts),
+        classes=classes,
+        class_scale=scale_from([one.recall_interval for one in classes] + [one.precision_interval for one in classes]),
+        mistakes=_shown(session, run, names, page.items),
+        mistakes_total=total - sum(counts[index][index] for index in range(len(names))),
+        next_cursor=page.next_cursor,
+        cell=_cell(session, run, names, phase, wish),
+        calibration=_calibration(found.get("calibration")),
+    )
+
+
+def _phase_score(kind: str, found: Mapping[str, Any], chosen: bool) -> PhaseScore:
+    low, high = found["accuracy_interval"]
+    counts = found["confusion_matrix"]["counts"]
+    right = sum(row[index] for index, row in enumerate(counts))
+    return PhaseScore(kind, found["accuracy"], (low, high), right, found.get("loss"), chosen)
+
+
+def verdict_of(scores: Sequence[PhaseScore], comparison: Mapping[str, Any] | None, count: int) -> Verdict:
+    """What fine-tuning did on the test pictures; a tie is called a tie."""
+    if len(scores) < 2 or not comparison:
+        return Verdict("A head on the frozen backbone" if scores[0].kind == "frozen" else "Trained as a whole")
+    gained, lost = int(comparison["gained"]), int(comparison["lost"])
+    p_value = float(comparison["p_value"])
+    if p_value < SIGNIFICANT:
+        head = "Fine-tuning helped" if gained > lost else "Fine-tuning hurt"
+    else:
+        wide = max(one.interval[1] - one.interval[0] for one in scores) > TOO_WIDE
+        head = "Too few test pictures to tell" if count < 20 or wide else "No difference shown"
+    return Verdict(head, gained, lost, p_value)
+
+
+def matrix_rows(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[MatrixRow]:
+    """Rows of the matrix with the heat of their cells."""
+    rows = []
+    for label, row in enumerate(counts):
+        total = sum(row)
+        cells = [Cell(count, _heat(count, total), label == column) for column, count in enumerate(row)]
+        rows.append(MatrixRow(label, names[label], cells, total))
+    return rows
+
+
+def _heat(count: int, total: int) -> int:
+    share = count / total if total else 0.0
+    return 0 if not count else 1 + sum(share >= limit for limit in (0.04, 0.1, 0.25))
+
+
+def confusions(names: Sequence[str], counts: Sequence[Sequence[int]], most: int = 6) -> list[Confusion]:
+    """The pairs that are confused most often."""
+    found = [
+        Confusion(true, said, names[true], names[said], count, count / sum(row))
+        for true, row in enumerate(counts)
+        for said, count in enumerate(row)
+        if true != said and count
+    ]
+    return sorted(found, key=lambda one: (-one.count, -one.share))[:most]
+
+
+def class_scores(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[ClassScore]:
+    """Per class, from the counts, worst recall first."""
+    said = [sum(row[label] for row in counts) for label in range(len(names))]
+    rows = []
+    for label, name in enumerate(names):
+        right, support = counts[label][label], sum(counts[label])
+        precision = right / said[label] if said[label] else None
+        recall = right / support if support else None
+        rows.append(
+            ClassScore(
+                class_name=name,
+                support=support,
+                precision=precision,
+                precision_interval=wilson(right, said[label]),
+                recall=recall,
+                recall_interval=wilson(right, support),
+                f1=2 * right / (support + said[label]) if support + said[label] else None,
+                said=said[label],
+                missed=support - right,
+                false=said[label] - right,
+            )
+        )
+    return sorted(rows, key=lambda row: (row.recall is None, row.recall or 0.0, row.class_name))
+
+
+def _shown(session: Session, run: Run, names: Sequence[str], found: Sequence[Prediction]) -> list[Shown]:
+    places = images_by_id(session, run.dataset_version_id, [one.image_id for one in found])
+    return [Shown(one, places.get(one.image_id), names[one.true_label], names[one.predicted_label]) for one in found]
+
+
+def _cell(session: Session, run: Run, names: Sequence[str], phase: str, wish: JudgeWish) -> ChosenCell | None:
+    true, said = wish.true_label, wish.predicted_label
+    if true is None or said is None:
+        return None
+    if not (0 <= true < len(names) and 0 <= said < len(names)):
+        message = f"A label is a number from 0 to {len(names) - 1}. Received: {true} and {said}."
+        raise InputInvalid(message, problems=(FieldProblem("true", message, true),))
+    asked = PredictionWish(phase=phase, true_label=true, predicted_label=said, limit=CELL_PICTURES)
+    page = predictions(session, run.id, asked)
+    pictures = _shown(session, run, names, page.items)
+    return ChosenCell(true, said, names[true], names[said], pictures, page.next_cursor is not None)
+
+
+def _calibration(found: Mapping[str, Any] | None) -> Calibration | None:
+    if not found:
+        return None
+    bins = [_bin(one) for one in found.get("bins", ()) if one["count"]]
+    return Calibration(float(found["ece"]), found.get("temperature"), bins)
+
+
+def _bin(one: Mapping[str, Any]) -> CalibrationBin:
+    count, accuracy = int(one["count"]), float(one["accuracy"])
+    low, high = one.get("low", one.get("lower", 0.0)), one.get("high", one.get("upper", 1.0))
+    pair = wilson(accuracy * count, count)
+    return CalibrationBin(low, high, count, float(one.get("confidence", (low + high) / 2)), accuracy, pair)

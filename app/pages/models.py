@@ -1,0 +1,150 @@
+"""Models: the list, one model to try, download and use, and its end."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Request
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from starlette.responses import Response
+
+from app.dependencies import Person, ReadSession, TheHouse, WriteSession
+from app.pages.cards import ModelRow, Score, backbone_title, model_rows, score_of
+from app.pages.forms import see_other
+from app.templating import View, render
+from app.wording import scale_from
+from core.catalog import Wish, list_models
+from core.models import delete_model, exports_of, find_model
+from core.tables import Export, Run, TrainedModel
+
+router = APIRouter(prefix="/models", include_in_schema=False)
+PAGE = 25
+MOST_PICTURES = 32
+FORMATS = {"saved_model": ("SavedModel", "TensorFlow, TF Serving, Keras")}
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which models are shown, and in what order."""
+
+    search: str = ""
+    sort: str = "-created_at"
+    cursor: str = ""
+
+    def address(self, **changes: str | None) -> str:
+        """The list with some of this changed; empty values are left out."""
+        query = {key: value for key, value in {**asdict(self), **changes}.items() if value}
+        return f"/models?{urlencode(query)}"
+
+
+@dataclass(frozen=True)
+class ListView(View):
+    """The models of a person."""
+
+    template = "models/list.html"
+    nav = "models"
+    rows: Sequence[ModelRow]
+    scale: float
+    filters: Filters
+    next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file of a model."""
+
+    title: str
+    use: str
+    export: Export
+    top1: float | None
+    top1_count: int | None
+    max_abs_diff: float | None
+
+
+@dataclass(frozen=True)
+class ModelView(View):
+    """One model; `answers` after pictures were sent without a script."""
+
+    template = "models/detail.html"
+    nav = "models"
+    model: TrainedModel
+    backbone: str
+    score: Score | None
+    run: Run | None
+    downloads: Sequence[Download]
+    base_address: str
+    most_pictures: int
+    answers: Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class DeleteView(View):
+    """What deleting a model takes away, before it happens."""
+
+    template = "models/delete.html"
+    nav = "models"
+    model: TrainedModel
+
+
+@router.get("")
+def show_list(
+    request: Request, session: ReadSession, person: Person, filters: Annotated[Filters, Depends()]
+) -> Response:
+    """The list of models."""
+    wish = Wish(limit=PAGE, cursor=filters.cursor or None, sort=filters.sort, search=filters.search)
+    page = list_models(session, person.id, wish)
+    rows = model_rows(page.items, saved_model_sizes(session, [one.id for one in page.items]))
+    scale = scale_from(row.interval for row in rows if row.interval)
+    return render(request, ListView(rows, scale, filters, page.next_cursor))
+
+
+def saved_model_sizes(session: Session, model_ids: Sequence[str]) -> dict[str, int]:
+    """Bytes of the SavedModel of these models (of one page)."""
+    query = select(Export.model_id, Export.size_bytes).where(
+        Export.model_id.in_(model_ids), Export.format == "saved_model", Export.size_bytes.is_not(None)
+    )
+    return {row.model_id: row.size_bytes for row in session.execute(query)}
+
+
+@router.get("/{model_id}")
+def show(request: Request, session: ReadSession, person: Person, model_id: str) -> Response:
+    """One model."""
+    return render(request, model_view(request, session, find_model(session, person.id, model_id)))
+
+
+def model_view(
+    request: Request, session: Session, model: TrainedModel, answers: Sequence[dict[str, Any]] = ()
+) -> ModelView:
+    """Read what the page of a model shows."""
+    return ModelView(
+        model=model,
+        backbone=backbone_title(model.backbone),
+        score=score_of(model.summary),
+        run=session.get(Run, model.run_id) if model.run_id else None,
+        downloads=[
+            _download(*FORMATS.get(one, (one, "")), export) for one, export in exports_of(session, model.id).items()
+        ],
+        base_address=str(request.base_url).rstrip("/"),
+        most_pictures=MOST_PICTURES,
+        answers=answers,
+    )
+
+
+def _download(title: str, use: str, export: Export) -> Download:
+    agreement = export.agreement or {}
+    return Download(title, use, export, agreement.get("top1"), agreement.get("count"), agreement.get("max_abs_diff"))
+
+
+@router.get("/{model_id}/delete")
+def ask_delete(request: Request, session: ReadSession, person: Person, model_id: str) -> Response:
+    """What would go, before it goes."""
+    return render(request, DeleteView(find_model(session, person.id, model_id)))
+
+
+@router.post("/{model_id}/delete")
+def delete(session: WriteSession, person: Person, house: TheHouse, model_id: str) -> Response:
+    """Delete a model and its files."""
+    delete_model(session, house.storage, find_model(session, person.id, model_id))
+    return see_other("/models")

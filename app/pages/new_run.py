@@ -1,0 +1,187 @@
+"""A new run: a preset as it is, or one's own settings over a base."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import APIRouter, Request
+from sqlalchemy.orm import Session
+from starlette.responses import Response
+
+from app.dependencies import Person, ReadSession, TheHouse, WriteSession
+from app.pages.forms import Fields, see_other
+from app.run_form import BASE_PRESET, OWN, PHASES, Section, form_values, problems_by_name, read_form, sections
+from app.templating import View, render
+from core.backbones import BACKBONES
+from core.catalog import Wish, latest_versions, list_datasets
+from core.datasets import find_dataset, find_version
+from core.errors import FieldProblem, InputInvalid, NotFound
+from core.presets import PRESETS, Preset
+from core.runs import MOST_REPEATS, NewRun, create_runs, find_run
+from core.tables import Dataset, DatasetVersion, Split
+from core.training_config import parse_config
+
+router = APIRouter(include_in_schema=False)
+
+
+@dataclass(frozen=True)
+class PresetCard:
+    """A preset with its phases as (kind, epochs)."""
+
+    preset: Preset
+    phases: Sequence[tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class NewRunView(View):
+    """The form, as asked for the first time or with what was wrong."""
+
+    template = "runs/new.html"
+    nav = "runs"
+    dataset: Dataset
+    version: DatasetVersion
+    totals: dict[str, int]
+    cards: Sequence[PresetCard]
+    chosen: str
+    base: str
+    sections: Sequence[Section]
+    layers: Sequence[str]
+    values: Mapping[str, str]
+    name: str
+    repeats: str
+    most_repeats: int
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ChooseView(View):
+    """Which dataset to train on."""
+
+    template = "runs/choose.html"
+    nav = "runs"
+    choices: Sequence[tuple[Dataset, DatasetVersion]]
+
+
+def _cards() -> list[PresetCard]:
+    return [
+        PresetCard(preset, [(phase.kind, phase.epochs) for phase in preset.config.phases])
+        for preset in PRESETS.values()
+    ]
+
+
+def _base_config(session: Session, owner_id: str, base: str) -> Mapping[str, Any]:
+    """The config a base stands for: a preset's name, or an earlier run's id."""
+    preset = PRESETS.get(base)
+    return preset.config.model_dump(mode="json") if preset else find_run(session, owner_id, base).config
+
+
+@router.get("/runs/new")
+def show_new(
+    request: Request,
+    session: ReadSession,
+    person: Person,
+    dataset_id: str = "",
+    version_id: str = "",
+    like: str = "",
+) -> Response:
+    """The form; `like` is an earlier run to start from."""
+    earlier = find_run(session, person.id, like) if like else None
+    version_id = version_id or (earlier.dataset_version_id or "" if earlier else "")
+    if not version_id and not dataset_id:
+        return render(request, _choose_view(session, person.id))
+    version = _version(session, person.id, version_id, dataset_id)
+    dataset = find_dataset(session, person.id, version.dataset_id)
+    own = earlier is not None and earlier.preset not in PRESETS
+    chosen = OWN if own else (earlier.preset if earlier and earlier.preset else BASE_PRESET)
+    base = earlier.id if own and earlier else chosen
+    values = form_values(_base_config(session, person.id, base))
+    return render(request, _view(dataset, version, values, chosen=chosen, base=base))
+
+
+def _choose_view(session: Session, owner_id: str) -> ChooseView:
+    found = list_datasets(session, owner_id, Wish(limit=50)).items
+    versions = latest_versions(session, [one.id for one in found])
+    return ChooseView([(one, versions[one.id]) for one in found if one.id in versions])
+
+
+def _version(session: Session, owner_id: str, version_id: str, dataset_id: str) -> DatasetVersion:
+    if version_id:
+        return find_version(session, owner_id, version_id)
+    dataset = find_dataset(session, owner_id, dataset_id)
+    version = latest_versions(session, [dataset.id]).get(dataset.id)
+    if version is None:
+        raise NotFound(f'The dataset "{dataset.name}" has no pictures yet, so there is nothing to train on.')
+    return version
+
+
+def _view(
+    dataset: Dataset,
+    version: DatasetVersion,
+    values: Mapping[str, str],
+    *,
+    chosen: str,
+    base: str,
+    problems: Mapping[str, str] | None = None,
+) -> NewRunView:
+    totals = {split.value: sum(one[split.value] for one in version.counts.values()) for split in Split}
+    backbone = BACKBONES.get(values.get("backbone", ""))
+    return NewRunView(
+        dataset=dataset,
+        version=version,
+        totals=totals,
+        cards=_cards(),
+        chosen=chosen,
+        base=base,
+        sections=sections(),
+        layers=backbone.cut_layers if backbone else (),
+        values=values,
+        name=values.get("name", ""),
+        repeats=values.get("repeats", "1"),
+        most_repeats=MOST_REPEATS,
+        problems=problems or {},
+    )
+
+
+@router.post("/runs")
+def create(request: Request, session: WriteSession, person: Person, house: TheHouse, form: Fields) -> Response:
+    """Queue what the form asks for, or show the form again with what is wrong at its field."""
+    version = find_version(session, person.id, form.get("version_id", ""))
+    kinds: Sequence[str] = PHASES
+    try:
+        repeats = _repeats(form.get("repeats", "1"))
+        chosen = form.get("preset", BASE_PRESET)
+        if chosen == OWN:
+            wished = read_form(_base_config(session, person.id, form.get("base", BASE_PRESET)), form)
+            kinds = wished.kinds
+            wish = NewRun(config=parse_config(wished.config), name=form.get("name") or None, repeats=repeats)
+        else:
+            wish = NewRun(config=_preset(chosen).config, preset=chosen, name=form.get("name") or None, repeats=repeats)
+        runs = create_runs(session, house.queue, version, wish)
+    except InputInvalid as error:
+        return _again(request, session, version, form, problems_by_name(error.problems, kinds))
+    return see_other(f"/runs/{runs[0].id}" if len(runs) == 1 else f"/runs?group_id={runs[0].group_id}")
+
+
+def _preset(name: str) -> Preset:
+    if name not in PRESETS:
+        message = f"There is no preset {name[:60]!r}. Allowed: {', '.join(PRESETS)}, {OWN}."
+        raise InputInvalid(message, problems=(FieldProblem("preset", message, name),))
+    return PRESETS[name]
+
+
+def _repeats(text: str) -> int:
+    if text.strip().isdecimal():
+        return int(text)
+    message = f"Repeats must be 1 to {MOST_REPEATS}. Received: {text[:60]!r}."
+    raise InputInvalid(message, problems=(FieldProblem("repeats", message, text),))
+
+
+def _again(
+    request: Request, session: Session, version: DatasetVersion, form: Mapping[str, str], problems: Mapping[str, str]
+) -> Response:
+    """The form with what was typed; nothing is lost."""
+    defaults = dict.fromkeys(form_values(PRESETS[BASE_PRESET].config.model_dump(mode="json")), "")
+    dataset = session.get_one(Dataset, version.dataset_id)
+    chosen, base = form.get("preset", BASE_PRESET), form.get("base", BASE_PRESET)
+    view = _view(dataset, version, {**defaults, **form}, chosen=chosen, base=base, problems=problems)
+    return render(request, view, 422)

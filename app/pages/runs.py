@@ -1,0 +1,223 @@
+"""Runs: the list, one run while it learns and after it ended, and what a person may do with it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Request
+from sqlalchemy.orm import Session
+from starlette.responses import Response
+
+from app.dependencies import Person, ReadSession, TheHouse, WriteSession
+from app.pages.cards import RunRow, Score, backbone_title, run_rows, score_of
+from app.pages.forms import see_other
+from app.pages.judged import Judged, JudgeWish, judge
+from app.pages.metrics import EpochRow, best_epochs, epoch_rows
+from app.pages.network import PhaseLayers, layer_summary
+from app.pages.progress import Step, epochs_by_phase, spoken, status_words, steps
+from app.templating import View, render
+from app.wording import scale_from
+from core.catalog import Wish, list_datasets, list_runs, log_lines, model_of_run, run_document, run_metrics, runs_ahead
+from core.models import exports_of
+from core.runs import cancel_run, delete_run, find_run, looks, retry_run
+from core.tables import Dataset, Export, LogLine, Run, RunStatus, TrainedModel
+from core.training_config import parse_config
+
+router = APIRouter(prefix="/runs", include_in_schema=False)
+PAGE = 25
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which runs are shown, and in what order."""
+
+    status: str = ""
+    dataset_id: str = ""
+    group_id: str = ""
+    search: str = ""
+    sort: str = "-created_at"
+    cursor: str = ""
+
+    def address(self, **changes: str | None) -> str:
+        """The list with some of this changed; empty values are left out."""
+        query = {key: value for key, value in {**asdict(self), **changes}.items() if value}
+        return f"/runs?{urlencode(query)}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Which phase is shown, which cell of the matrix is chosen, which page of the mistakes."""
+
+    phase: str = ""
+    true: int | None = None
+    said: int | None = None
+    cursor: str = ""
+
+
+@dataclass(frozen=True)
+class ListView(View):
+    """The runs of a person."""
+
+    template = "runs/list.html"
+    nav = "runs"
+    rows: Sequence[RunRow]
+    scale: float
+    datasets: Sequence[Dataset]
+    statuses: Sequence[RunStatus]
+    filters: Filters
+    next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class RunView(View):
+    """One run, whatever its status."""
+
+    template = "runs/detail.html"
+    nav = "runs"
+    run: Run
+    badge: str
+    words: str
+    backbone: str
+    steps: Sequence[Step]
+    spoken: str
+    ahead: int
+    epochs: Sequence[EpochRow]
+    best: dict[int, int]
+    log: Sequence[LogLine]
+    layers: Sequence[PhaseLayers]
+    score: Score | None
+    judged: Judged | None
+    model: TrainedModel | None
+    exports: dict[str, Export]
+    ended: bool
+
+
+@dataclass(frozen=True)
+class ProgressView(View):
+    """The status line of a run, which its page asks for when an event says that it changed."""
+
+    template = "runs/_progress.html"
+    run: Run
+    steps: Sequence[Step]
+    spoken: str
+    ahead: int
+    epochs: Sequence[EpochRow]
+    ended: bool
+
+
+@dataclass(frozen=True)
+class DeleteView(View):
+    """What deleting a run takes away, before it happens."""
+
+    template = "runs/delete.html"
+    nav = "runs"
+    run: Run
+
+
+@router.get("")
+def show_list(
+    request: Request, session: ReadSession, person: Person, filters: Annotated[Filters, Depends()]
+) -> Response:
+    """The list of runs."""
+    wish = Wish(limit=PAGE, cursor=filters.cursor or None, sort=filters.sort, search=filters.search)
+    page = list_runs(
+        session,
+        person.id,
+        wish,
+        dataset_id=filters.dataset_id or None,
+        status=filters.status or None,
+        group_id=filters.group_id or None,
+    )
+    rows = run_rows(session, page.items)
+    view = ListView(
+        rows=rows,
+        scale=scale_from(row.score.interval for row in rows if row.score),
+        datasets=list_datasets(session, person.id, Wish(limit=100, sort="name")).items,
+        statuses=list(RunStatus),
+        filters=filters,
+        next_cursor=page.next_cursor,
+    )
+    return render(request, view)
+
+
+@router.get("/{run_id}")
+def show(
+    request: Request, session: ReadSession, person: Person, run_id: str, cell: Annotated[Cell, Depends()]
+) -> Response:
+    """One run."""
+    run = find_run(session, person.id, run_id)
+    return render(request, run_view(session, run, JudgeWish(cell.phase, cell.true, cell.said, cell.cursor)))
+
+
+def run_view(session: Session, run: Run, wish: JudgeWish) -> RunView:
+    """Read what the page of a run shows."""
+    badge, words = status_words(run)
+    metrics = epoch_rows(run_metrics(session, run.id))
+    evaluation: Any = run_document(session, run.id, "evaluation")
+    judged = None
+    if run.status == RunStatus.SUCCEEDED and evaluation:
+        judged = judge(session, run, evaluation, looks(session, run.owner_id, run.test_fingerprint), wish)
+    model = model_of_run(session, run.id)
+    return RunView(
+        run=run,
+        badge=badge,
+        words=words,
+        backbone=backbone_title(run.config["backbone"]),
+        steps=steps(run, epochs_by_phase(session, [run.id])[run.id]),
+        spoken=spoken(run),
+        ahead=runs_ahead(session, run) if run.status == RunStatus.QUEUED else 0,
+        epochs=metrics,
+        best=best_epochs(metrics),
+        log=log_lines(session, run.id, limit=500),
+        layers=layer_summary(run_document(session, run.id, "layers")),
+        score=score_of(run.summary),
+        judged=judged,
+        model=model,
+        exports=exports_of(session, model.id) if model else {},
+        ended=run.status not in {RunStatus.QUEUED, RunStatus.RUNNING},
+    )
+
+
+@router.get("/{run_id}/progress")
+def show_progress(request: Request, session: ReadSession, person: Person, run_id: str) -> Response:
+    """The status line alone."""
+    run = find_run(session, person.id, run_id)
+    view = ProgressView(
+        run=run,
+        steps=steps(run, epochs_by_phase(session, [run.id])[run.id]),
+        spoken=spoken(run),
+        ahead=runs_ahead(session, run) if run.status == RunStatus.QUEUED else 0,
+        epochs=epoch_rows(run_metrics(session, run.id))[-1:],
+        ended=run.status not in {RunStatus.QUEUED, RunStatus.RUNNING},
+    )
+    return render(request, view)
+
+
+@router.post("/{run_id}/cancel")
+def cancel(session: WriteSession, person: Person, run_id: str) -> Response:
+    """Ask for cancelling."""
+    run = find_run(session, person.id, run_id)
+    cancel_run(session, run)
+    return see_other(f"/runs/{run.id}")
+
+
+@router.post("/{run_id}/retry")
+def retry(session: WriteSession, person: Person, house: TheHouse, run_id: str) -> Response:
+    """The same again as a new run."""
+    run = find_run(session, person.id, run_id)
+    again = retry_run(session, house.queue, run, parse_config(run.config))
+    return see_other(f"/runs/{again.id}")
+
+
+@router.get("/{run_id}/delete")
+def ask_delete(request: Request, session: ReadSession, person: Person, run_id: str) -> Response:
+    """What would go, before it goes."""
+    return render(request, DeleteView(find_run(session, person.id, run_id)))
+
+
+@router.post("/{run_id}/delete")
+def delete(session: WriteSession, person: Person, run_id: str) -> Response:
+    """Delete a run; its model stays."""
+    delete_run(session, find_run(session, person.id, run_id))
+    return see_other("/runs")
