@@ -1,0 +1,5 @@
+"""`python -m cli` is `thaw`."""
+
+from cli.main import main
+
+main()

@@ -1,0 +1,30 @@
+"""The web process."""
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from core.config import Settings
+
+
+def run_web(settings: Settings, descriptor: int | None, bind: Callable[[str, int], socket.socket]) -> None:
+    """Serve `app.main:create_app` until SIGTERM.
+
+    Args:
+        settings: address and log level. The application reads its own settings from the environment.
+        descriptor: a listening socket that we inherited, or None to bind one.
+        bind: makes a listening socket.
+    """
+    listening = bind(settings.host, settings.port) if descriptor is None else socket.socket(fileno=descriptor)
+    config = uvicorn.Config(
+        "app.main:create_app",
+        factory=True,
+        timeout_graceful_shutdown=3,  # uvicorn waits for ever while an event stream is open
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        log_level=settings.log_level.lower(),
+    )
+    uvicorn.Server(config).run(sockets=[listening])

@@ -1,0 +1,57 @@
+"""What a worker computes with: GPUs by `nvidia-smi`, else the processor by /proc. TensorFlow is not asked: it must not be loaded here."""
+
+import os
+import platform
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from core.config import Settings
+
+
+@cache
+def gpus() -> tuple[dict[str, Any], ...]:
+    """`{"name", "kind": "gpu", "memory_bytes"}` for each GPU that NVIDIA's driver shows; empty without one."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    command = [program, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    rows = [line.rsplit(",", 1) for line in said.splitlines() if "," in line]
+    return tuple(
+        {"name": name.strip(), "kind": "gpu", "memory_bytes": int(size) * 1024 * 1024}
+        for name, size in rows
+        if size.strip().isdigit()
+    )
+
+
+def memory_bytes() -> int:
+    """Memory of this machine, or of the container when that has less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no such file, or "max"
+        return total
+    return min(total, limit)
+
+
+def processor_name() -> str:
+    """The processor's name as it calls itself."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(("model name", "Model")):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
+
+
+def devices(settings: Settings) -> list[dict[str, Any]]:
+    """Everything this worker could compute with: `{"name", "kind": "gpu" | "cpu", "memory_bytes", ...}`."""
+    cpu = {"name": processor_name(), "kind": "cpu", "memory_bytes": memory_bytes(), "cores": settings.cores}
+    return [*gpus(), cpu]

@@ -1,0 +1,86 @@
+"""What a succeeded trainer leaves becomes a model: files into the storage first, the database row last."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from core.errors import Fenced
+from core.runs import Success, finish_succeeded
+from core.storage import sha256_of
+from core.tables import TrainedModel
+from worker.hold import Hold
+from worker.workplace import Workplace
+
+ZIP = "saved_model.zip"
+DOCUMENTS = ("layers", "evaluation", "result")
+
+
+def model_key(run_id: str, attempt: int) -> str:
+    """Storage folder of the model that this attempt of a run may become."""
+    return f"models/{run_id}-{attempt}"
+
+
+def harvest(place: Workplace, hold: Hold, folder: Path, result_name: str) -> None:
+    """Store the files, then finish the run.
+
+    Raises:
+        Fenced: the run is not ours any more; what we stored is removed again.
+        DiskFull: no room for the model.
+        OSError, ValueError: the trainer said that it succeeded but left no whole result.
+    """
+    key = model_key(hold.claim.id, hold.claim.attempt)
+    result = _read(folder / result_name)
+    try:
+        _store(place, key, folder / "model", hold.keep)
+        hold.keep()
+        export = _export(folder / "model" / ZIP, key, result)
+        documents = {kind: _read(folder / f"{kind}.json") for kind in DOCUMENTS if kind != "result"}
+        documents["result"] = result
+
+        def finish(session: Any) -> None:
+            success = Success(result["summary"], documents, _lines(folder / "predictions.jsonl"), [export], key)
+            finish_succeeded(session, hold.claim, success)
+
+        hold.write(finish)
+    except Fenced:
+        # an answer that was lost on its way looks like a fence: files that a row names are never removed
+        if not _is_named(place, key):
+            place.storage.delete(key)
+        raise
+
+
+def _store(place: Workplace, key: str, folder: Path, keep: Callable[[], None]) -> None:
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        place.storage.put(f"{key}/{file.relative_to(folder).as_posix()}", file)
+        keep()
+
+
+def _export(archive: Path, key: str, result: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "format": "saved_model",
+        "storage_key": f"{key}/{ZIP}",
+        "size_bytes": archive.stat().st_size,
+        "sha256": sha256_of(archive),
+        "agreement": next(
+            (one.get("agreement") for one in result.get("files", []) if one["format"] == "saved_model"), None
+        ),
+    }
+
+
+def _is_named(place: Workplace, key: str) -> bool:
+    with place.database.read() as session:
+        return session.scalar(select(TrainedModel.id).where(TrainedModel.storage_key == key)) is not None
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.strip():
+                yield json.loads(line)

@@ -1,0 +1,38 @@
+"""A worker process from its start to its end: place, heartbeat, tasks, Celery. (`predict` begins in worker/prediction.)"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from core.config import Settings
+from worker import tasks
+from worker.celery_app import Task, work
+from worker.heartbeat import Heartbeat
+from worker.supervisor import Supervisor
+from worker.workplace import Workplace
+
+
+def run_worker(settings: Settings, queues: tuple[str, ...]) -> int:
+    """Serve queues (from `checked_queues`, not `predict`) until SIGTERM; returns the exit code."""
+    with opened_place(settings, queues) as place:
+        if queues == ("train",):
+            supervisor = Supervisor(place)
+            try:
+                return work(place, {"train": supervisor.task})
+            finally:
+                supervisor.close()
+        served: dict[str, Task] = {name: partial(getattr(tasks, name), place) for name in queues}
+        return work(place, served)
+
+
+@contextmanager
+def opened_place(settings: Settings, queues: tuple[str, ...]) -> Iterator[Workplace]:
+    """The workplace of this process, with its heartbeat going."""
+    place = Workplace(settings, queues)
+    heartbeat = Heartbeat(place)
+    heartbeat.start()
+    try:
+        yield place
+    finally:
+        heartbeat.stop()
+        place.close()

@@ -1,0 +1,243 @@
+"""Holds a run from claim to end: prepares its folder, starts the trainer, relays what it says, fences, cancels, drains."""
+
+import logging
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func
+from sqlalchemy.orm import Session
+
+from core.errors import DiskFull, Fenced, PicturesUnreadable
+from core.leases import RUN_LIFE, Claim, claim
+from core.runs import (
+    Report,
+    finish_cancelled,
+    finish_failed,
+    give_back,
+    record,
+    record_crash,
+    record_out_of_memory,
+)
+from core.tables import Run, RunStatus, utc_now
+from worker.harvest import harvest
+from worker.hold import Hold
+from worker.relay import Relay, known_epochs
+from worker.run_preparation import clear_up, prepare_folder
+from worker.trainer_process import Spare, TrainerProcess, wait_for_end
+from worker.workplace import Workplace
+
+_log = logging.getLogger(__name__)
+DRAIN_SECONDS = 7.0  # `thaw serve` stops everything in under 15 s
+CANCEL_SECONDS = 20.0
+LISTEN_SECONDS = 0.2
+FOR_GOOD = frozenset({"config", "data", "weights", "disk_full", "export"})  # trying again would change nothing
+
+
+class Stopped(Exception):
+    """This worker was asked to stop before the trainer had begun."""
+
+
+class Supervisor:
+    """The `train` task of one worker process, one run at a time."""
+
+    def __init__(self, place: Workplace) -> None:
+        self._place = place
+        self._spare = Spare(place.settings)
+
+    def task(self) -> None:
+        """Train queued runs until none waits or the worker is asked to stop."""
+        while not self._place.stopping:
+            with self._place.database.write() as session:
+                held = claim(session, RUN_LIFE, self._place.name, self._place.settings.lease_seconds)
+            if held is None:
+                return
+            with self._place.at_work():
+                Attempt(self._place, self._spare, held).run()
+
+    def close(self) -> None:
+        """Kill the spare."""
+        self._spare.close()
+
+
+class Attempt:
+    """One attempt at one run."""
+
+    def __init__(self, place: Workplace, spare: Spare, held: Claim) -> None:
+        self._place = place
+        self._spare = spare
+        self._hold = Hold(place, held)
+        self._trainer: TrainerProcess | None = None
+
+    def run(self) -> None:
+        """Train, and write down how it ended. Only what nobody foresaw is raised, after it was recorded as a crash."""
+        held = self._hold.claim
+        _log.info("run %s: attempt %s begins", held.id, held.attempt)
+        try:
+            self._train()
+        except Fenced as fenced:
+            _log.warning("%s It is left alone.", fenced)
+        except Exception as error:
+            _log.exception("run %s: attempt %s failed by a fault of ours", held.id, held.attempt)
+            sentence = f"The supervisor of this training failed: {error}"
+            self._finish(lambda session: record_crash(session, held, sentence))
+            raise
+        finally:
+            if self._trainer is not None:
+                self._trainer.kill()
+
+    def _train(self) -> None:
+        held = self._hold.claim
+        try:
+            folder = self._prepare()
+        except PicturesUnreadable as error:
+            return self._fail("data", error.message)
+        except DiskFull as error:
+            return self._fail("disk_full", error.message)
+        except Stopped:
+            return self._finish(lambda session: give_back(session, held, "Queued again: the worker was stopped"))
+        known = self._hold.write(lambda session: known_epochs(session, held.id), announce=False)
+        relay = Relay(self._hold, folder, known)
+        self._trainer = self._spare.start(folder)
+        code = self._follow(self._trainer, relay)
+        relay.flush(everything=True)
+        return self._conclude(code, relay, folder)
+
+    def _prepare(self) -> Path:
+        values = {"started_at": func.coalesce(Run.started_at, utc_now())}
+        report = Report(progress={"phase": "prepare", "message": "Preparing"}, columns=values)
+        self._hold.write(lambda session: record(session, self._hold.claim, report))
+        return prepare_folder(self._place, self._hold.claim, self._keep_or_stop)
+
+    def _keep_or_stop(self) -> None:
+        self._hold.keep()
+        if self._place.stopping:
+            raise Stopped
+
+    def _follow(self, trainer: TrainerProcess, relay: Relay) -> int:
+        """Relay until the trainer has ended; its exit code."""
+        orders = Orders(self._hold, trainer)
+        ticked = 0.0
+        ended = False
+        while not ended:
+            event, ended = trainer.next_event(LISTEN_SECONDS)
+            for _ in range(500):
+                if event is None:
+                    break
+                relay.hear(event)
+                event, ended = trainer.next_event(0)
+            self._hold.keep()
+            relay.flush()
+            if relay.started:
+                self._spare.prepare()
+            if time.monotonic() - ticked >= self._place.settings.renew_seconds:
+                trainer.say("tick")
+                ticked = time.monotonic()
+            if orders.carry_out() or (not ended and not trainer.running and event is None):
+                break
+        code = wait_for_end(trainer, 5.0)
+        while not ended:  # what it said with its last breath
+            event, ended = trainer.next_event(1.0)
+            if event is None:
+                break
+            relay.hear(event)
+        return code
+
+    def _conclude(self, code: int, relay: Relay, folder: Path) -> None:
+        held, failure = self._hold.claim, relay.failure
+        if self._hold.cancelled:
+            self._finish(lambda session: finish_cancelled(session, held))
+        elif code == 0 and relay.result is not None:
+            self._succeed(folder, relay.result)
+        elif failure is not None:
+            self._conclude_failure(
+                str(failure.get("kind")), str(failure.get("message")), str(failure.get("advice", ""))
+            )
+        elif self._place.stopping:
+            self._finish(lambda session: give_back(session, held, "Queued again: the worker was stopped"))
+        else:
+            self._crash(code, relay)
+
+    def _succeed(self, folder: Path, result: str) -> None:
+        try:
+            harvest(self._place, self._hold, folder, result)
+        except DiskFull as error:
+            return self._fail("disk_full", error.message)
+        _log.info("run %s succeeded", self._hold.claim.id)
+        return clear_up(self._place.settings, self._hold.claim.id)
+
+    def _conclude_failure(self, kind: str, message: str, advice: str) -> None:
+        held = self._hold.claim
+        if kind == "out_of_memory":
+            self._finish(lambda session: record_out_of_memory(session, held, message))
+        elif kind in FOR_GOOD:
+            self._fail(kind, message, advice)
+        else:
+            self._finish(lambda session: record_crash(session, held, message))
+
+    def _crash(self, code: int, relay: Relay) -> None:
+        sentence = crash_sentence(code)
+        words = self._trainer.last_words[-15:] if self._trainer is not None else []
+        relay.note(sentence, *words)
+        relay.flush(everything=True)
+        self._finish(lambda session: record_crash(session, self._hold.claim, sentence))
+
+    def _fail(self, kind: str, message: str, advice: str = "") -> None:
+        self._finish(lambda session: finish_failed(session, self._hold.claim, kind, message, advice))
+
+    def _finish(self, verb: Callable[[Session], Any]) -> None:
+        """End this attempt by a verb of `core.runs`; what is too big to keep goes once the run has ended."""
+        try:
+            self._hold.write(verb)
+        except Fenced as fenced:
+            _log.warning("%s Its end is not ours to write.", fenced)
+            return
+        with self._place.database.read() as session:
+            status = session.get_one(Run, self._hold.claim.id).status
+        _log.info("run %s: attempt %s ended, the run is %s", self._hold.claim.id, self._hold.claim.attempt, status)
+        if status in {RunStatus.FAILED, RunStatus.CANCELLED}:
+            if self._trainer is not None:
+                self._trainer.kill()
+            clear_up(self._place.settings, self._hold.claim.id)
+
+
+class Orders:
+    """Tells the trainer once to cancel or to drain, and kills it when it does not obey in time."""
+
+    def __init__(self, hold: Hold, trainer: TrainerProcess) -> None:
+        self._hold = hold
+        self._trainer = trainer
+        self._deadline: float | None = None
+        self._said: str | None = None
+
+    def carry_out(self) -> bool:
+        """Say what has to be said; True when the trainer was killed."""
+        wanted = "cancel" if self._hold.cancelled else "drain" if self._hold.stopping else None
+        if wanted is not None and wanted != self._said:
+            self._trainer.say(wanted)
+            patience = time.monotonic() + (CANCEL_SECONDS if wanted == "cancel" else DRAIN_SECONDS)
+            self._deadline = patience if self._deadline is None else min(self._deadline, patience)
+            self._said = wanted
+        if self._hold.stopping and self._deadline is not None:  # a cancel under way must not hold up a stop
+            self._deadline = min(self._deadline, time.monotonic() + DRAIN_SECONDS)
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            self._trainer.kill()
+            return True
+        return False
+
+
+def crash_sentence(code: int) -> str:
+    """Why a trainer that nobody told to end is not there any more."""
+    if code == -signal.SIGKILL:
+        return "The training process was killed by the system (signal 9), most often because memory ran out."
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        return f"The training process was ended by {name}."
+    if code == 6:
+        return "The training process lost its supervisor: this machine was paused or very busy."
+    return f"The training process ended unexpectedly with exit code {code}."
