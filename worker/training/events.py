@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 PROGRESS_INTERVAL = 0.5  # seconds: at most two progress events a second
 _RATE_WINDOW = 15.0  # seconds over which images per second is averaged
@@ -66,35 +66,30 @@ class Progress:
         place: what is constant in them.
         steps_total: steps of this stretch.
         pictures_total: pictures of this stretch, for the time left.
-        seconds_after: estimated seconds of work known to follow this stretch.
     """
 
-    def __init__(
-        self, speaker: Speaker, place: Place, steps_total: int, pictures_total: int, seconds_after: float = 0.0
-    ) -> None:
+    def __init__(self, speaker: Speaker, place: Place, steps_total: int, pictures_total: int) -> None:
         self._speaker = speaker
         self._place = place
         self._steps_total = steps_total
         self._pictures_total = pictures_total
-        self._seconds_after = seconds_after
         self._said = float("-inf")
         self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
 
-    def at(self, step: int, pictures: int) -> None:
+    def at(self, step: int, pictures: int, epoch: int | None = None) -> None:
         """Say how far we are (`step` steps and `pictures` pictures done), unless it was said less than 0.5 s ago."""
         now = time.monotonic()
+        if now - self._said < PROGRESS_INTERVAL:
+            return
+        self._said = now
         self._seen.append((now, pictures))
         while len(self._seen) > 2 and now - self._seen[0][0] > _RATE_WINDOW:
             self._seen.popleft()
-        last = step >= self._steps_total
-        if now - self._said < PROGRESS_INTERVAL and not (last and now - self._said > PROGRESS_INTERVAL):
-            return
-        self._said = now
         rate = self._rate()
-        left = None if rate is None else (self._pictures_total - pictures) / rate + self._seconds_after
+        left = None if rate is None else (self._pictures_total - pictures) / rate
         self._speaker.say(
             "progress",
-            **asdict(self._place),
+            **asdict(self._place if epoch is None else replace(self._place, epoch=epoch)),
             step=step,
             steps_total=self._steps_total,
             images_per_second=None if rate is None else round(rate, 1),

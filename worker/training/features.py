@@ -56,7 +56,7 @@ def make_extractor(frozen: keras.Model, name: str, augmentation: Augmentation | 
     def run(pictures: Any, seeds: Any) -> Any:
         x = tf.cast(pictures, tf.float32)
         if layer is not None:
-            x = layer.augment(x, seeds)
+            x = layer(x, seeds)
         return tf.cast(frozen(x, training=False), storage)
 
     meaning: dict[str, object] = {
@@ -176,6 +176,8 @@ def row_keys(digests: np.ndarray, views: int, seed: int | None) -> np.ndarray:
     if seed is None:
         return np.repeat(digests, views, axis=0)
     keys = b"".join(
-        hashlib.sha256(digest.tobytes() + f"/{seed}/{view}".encode()).digest() for digest in digests for view in range(views)
+        hashlib.sha256(digest.tobytes() + f"/{seed}/{view}".encode()).digest()
+        for digest in digests
+        for view in range(views)
     )
     return np.frombuffer(keys, np.uint8).reshape(-1, 32)

@@ -6,7 +6,10 @@ import threading
 import time
 from pathlib import Path
 
-SUPERVISOR_LOST = 6
+CANCELLED, DRAINED, SUPERVISOR_LOST = 3, 4, 6
+# Seconds in which work ends by itself after the word; then the process is ended, whatever it does (a long trace, a check of the
+# export). That is safe at any moment: everything is written aside and renamed.
+_GRACE = {"cancel": (4.0, CANCELLED), "drain": (10.0, DRAINED)}
 TICK_LIMIT = 45.0  # seconds of monotonic time without a tick
 # For tests only: a shorter limit, in seconds.
 _LIMIT_VARIABLE = "THAW_TRAINER_TICK_LIMIT"
@@ -98,6 +101,16 @@ def _listen(orders: Orders, descriptor: int, limit: float) -> None:
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 heard = time.monotonic()
-                orders.hear(line.decode("utf-8", errors="replace").strip())
+                word = line.decode("utf-8", errors="replace").strip()
+                orders.hear(word)
+                _end_after_grace(word)
         elif time.monotonic() - heard > limit:
             os._exit(SUPERVISOR_LOST)
+
+
+def _end_after_grace(word: str) -> None:
+    if word in _GRACE:
+        seconds, code = _GRACE[word]
+        timer = threading.Timer(seconds, os._exit, (code,))
+        timer.daemon = True
+        timer.start()

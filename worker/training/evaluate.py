@@ -1,0 +1,176 @@
+"""The judgement: test pictures once per phase kind, the chosen one through the exported graph itself."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import tensorflow as tf
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from worker.training import statistics
+from worker.training.events import Place, Progress
+from worker.training.materials import Workplace
+from worker.training.network import Network, inference_model
+
+_BATCH = 32
+Answer = Callable[[np.ndarray], np.ndarray]
+
+
+def choose(results: Sequence[Mapping[str, Any]], select: str) -> Mapping[str, Any]:
+    """The phase that becomes the model, from validation alone.
+
+    Args:
+        results: finished phases, in order.
+        select: `last`, or `validation`: the last fine-tune phase only when its validation accuracy is higher than the last frozen
+            phase's, or equal with a lower loss.
+    """
+    last = last_of_each_kind(results)
+    if select == "last" or len(last) == 1:
+        return results[-1]
+    frozen, tuned = last["frozen"], last["fine_tune"]
+    one, other = frozen["validation"], tuned["validation"]
+    wins = (other["accuracy"], -other["loss"]) > (one["accuracy"], -one["loss"])
+    return tuned if wins else frozen
+
+
+def last_of_each_kind(results: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Kind -> the last finished phase of that kind."""
+    return {result["phase"]: result for result in results}
+
+
+def exported_graph(saved_model: Path) -> Answer:
+    """The download as it will answer: its signature for resized pictures, uint8 [n, H, W, 3] -> float32 [n, classes]."""
+    loaded = tf.saved_model.load(str(saved_model))
+    signature = loaded.signatures["serving_resized"]
+
+    def answer(pixels: np.ndarray, keep: Any = loaded) -> np.ndarray:  # noqa: ARG001 - the signature dies with `loaded`
+        probabilities: np.ndarray = signature(images=tf.constant(pixels))["probabilities"].numpy()
+        return probabilities
+
+    return answer
+
+
+def trained_graph(network: Network) -> Answer:
+    """The network as it answers without augmentation and dropout: the same form that is exported."""
+    model = inference_model(network)
+    spec = tf.TensorSpec((None, *model.input.shape[1:]), tf.uint8)
+    traced = tf.function(lambda pixels: model(pixels, training=False), input_signature=[spec])
+
+    def answer(pixels: np.ndarray) -> np.ndarray:
+        probabilities: np.ndarray = traced(pixels).numpy()
+        return probabilities
+
+    return answer
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What one phase's network says.
+
+    Attributes:
+        test: probabilities float32 [n_test, classes].
+        validation: probabilities float32 [n_validation, classes].
+    """
+
+    test: np.ndarray
+    validation: np.ndarray
+
+
+def ask(work: Workplace, answer: Answer, message: str) -> Judged:
+    """Probabilities of every test and validation picture, from the decoded cache."""
+    sides = [work.positions("test"), work.positions("validation")]
+    total = sum(len(side) for side in sides)
+    steps = sum(-(-len(side) // _BATCH) for side in sides)
+    progress = Progress(work.speaker, Place("evaluate", message=message), steps, total)
+    step = done = 0
+    found = []
+    for positions in sides:
+        parts = []
+        for first in range(0, len(positions), _BATCH):
+            work.orders.check()
+            parts.append(answer(work.pictures.batch(positions[first : first + _BATCH])))
+            step, done = step + 1, done + len(parts[-1])
+            progress.at(step, done)
+        found.append(np.concatenate(parts))
+    return Judged(found[0], found[1])
+
+
+def evaluation(
+    judged: Mapping[str, Judged], labels: Mapping[str, np.ndarray], class_names: Sequence[str], chosen: str
+) -> dict[str, Any]:
+    """The body of evaluation.json.
+
+    Args:
+        judged: phase kind -> its answers.
+        labels: `test` and `validation` -> int32 labels.
+        chosen: phase kind of the model.
+    """
+    phases = {kind: _phase(one, labels, class_names) for kind, one in judged.items()}
+    comparison = None
+    if {"frozen", "fine_tune"} <= judged.keys():
+        right = {kind: one.test.argmax(axis=1) == labels["test"] for kind, one in judged.items()}
+        comparison = asdict(statistics.compare(right["frozen"], right["fine_tune"], chosen))
+    return {"split": "test", "chosen_phase": chosen, "phases": phases, "comparison": comparison}
+
+
+def _phase(judged: Judged, labels: Mapping[str, np.ndarray], class_names: Sequence[str]) -> dict[str, Any]:
+    truth, said = labels["test"], judged.test.argmax(axis=1)
+    names = list(range(len(class_names)))
+    precision, recall, f1, support = precision_recall_fscore_support(truth, said, labels=names, zero_division=0.0)
+    right = int(np.count_nonzero(said == truth))
+    present = support > 0
+    calibration = statistics.calibration(judged.test, truth)
+    calibration["temperature"] = statistics.fit_temperature(judged.validation, labels["validation"])
+    return {
+        "accuracy": right / len(truth),
+        "accuracy_interval": list(statistics.wilson_interval(right, len(truth))),
+        "right": right,
+        "pictures": len(truth),
+        "loss": _loss(judged.test, truth),
+        "macro_f1": float(f1[present].mean()),
+        "per_class": [
+            {
+                "class_name": name,
+                "precision": float(precision[label]),
+                "recall": float(recall[label]),
+                "f1": float(f1[label]),
+                "support": int(support[label]),
+            }
+            for label, name in enumerate(class_names)
+        ],
+        "confusion_matrix": {
+            "class_names": list(class_names),
+            "counts": confusion_matrix(truth, said, labels=names).tolist(),
+        },
+        "calibration": calibration,
+        "validation": {
+            "accuracy": float(np.mean(judged.validation.argmax(axis=1) == labels["validation"])),
+            "loss": _loss(judged.validation, labels["validation"]),
+        },
+    }
+
+
+def _loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    answered = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return float(-np.log(np.maximum(answered, 1e-7)).mean())
+
+
+def write_predictions(file: TextIO, work: Workplace, kind: str, judged: Judged) -> None:
+    """Append one line per test and validation picture."""
+    file.writelines(json.dumps(row) + "\n" for row in _rows(work, kind, judged))
+
+
+def _rows(work: Workplace, kind: str, judged: Judged) -> Iterator[dict[str, Any]]:
+    for split, probabilities in (("test", judged.test), ("validation", judged.validation)):
+        for position, answer in zip(work.positions(split), probabilities, strict=True):
+            yield {
+                "image_id": work.folder.pictures.ids[position],
+                "phase": kind,
+                "split": split,
+                "true_label": int(work.folder.pictures.labels[position]),
+                "predicted_label": int(answer.argmax()),
+                "probabilities": [round(float(value), 6) for value in answer],
+            }

@@ -1,0 +1,107 @@
+"""A frozen phase with `lbfgs`: L2 logistic regression on the stored features; one iteration is one epoch.
+
+It takes seconds and cannot be gone on with in the middle (the memory of L-BFGS is not in a checkpoint): after a kill the phase is
+done again from its start and gives the same numbers.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from core.errors import ConfigInvalid
+from core.training_config import FrozenPhase
+from worker.training.checkpoints import State
+from worker.training.heads import Problem, Scaler, choose_strength, fit, fit_scaler, one_blas_thread, unpack
+from worker.training.learner import Sums
+from worker.training.materials import Setup, Workplace
+from worker.training.phases import account, class_weights, stopped_early
+
+_MOST_BYTES = 2 * 10**9  # of features in memory
+
+
+def run_logistic(work: Workplace, phase: FrozenPhase, index: int, setup: Setup, state: State) -> None:
+    """Fit the head and put the kept weights into the network."""
+    n_classes, config = work.n_classes, work.config
+    train, labels, groups = _all_views(work, setup)
+    scaler = fit_scaler(train)
+    smooth = np.full((len(labels), n_classes), config.label_smoothing / n_classes, np.float32)
+    smooth[np.arange(len(labels)), labels] += 1.0 - config.label_smoothing
+    weights = class_weights(work.labels("train"), n_classes, config.class_weights)[labels]
+    problem = Problem(scaler(train), smooth, weights)
+    strength, _ = choose_strength(problem, groups, threads=work.folder.threads, check=work.orders.check)
+    work.speaker.log(f"Logistic regression: L2 strength {strength:g}, chosen by cross-validation inside train.")
+    follower = _Follower(work, phase, index, state, scaler, labels, setup, problem.features)
+    with one_blas_thread():
+        last = fit(problem, strength, iterations=phase.epochs, each=follower)
+    if follower.best is None:  # solved before the first iteration: there is one epoch all the same
+        follower(last)
+    kept = follower.best if phase.keep == "best" and follower.best is not None else last
+    dense = work.network.head.get_layer("head_dense")
+    kernel, bias = scaler.merged(*unpack(kept, n_classes))
+    dense.kernel.assign(kernel)
+    dense.bias.assign(bias)
+
+
+def _all_views(work: Workplace, setup: Setup) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(features float32 [n * views, d], labels, groups): views of a picture, and pictures of a group, stay together."""
+    features = setup.train_features
+    if features is None:
+        raise ConfigInvalid(
+            "lbfgs needs its features stored, and the cache limit is too small for them. Raise it, or choose adam."
+        )
+    positions = work.positions("train")
+    rows = len(positions) * features.views
+    size = rows * int(np.prod(features.shape)) * 4
+    if size > _MOST_BYTES:
+        raise ConfigInvalid(
+            f"lbfgs keeps all features in memory. Received: {rows} rows, {size / 1e9:.1f} GB; allowed: "
+            f"{_MOST_BYTES / 1e9:.0f} GB. Choose adam, which reads them from disk."
+        )
+    places = np.repeat(np.arange(len(positions)), features.views)
+    views = np.tile(np.arange(features.views), len(positions))
+    names = [work.folder.pictures.groups[position] or f"/{position}" for position in positions]
+    groups = np.unique(names, return_inverse=True)[1]
+    return features.gather(places, views).astype(np.float32), work.labels("train")[places], groups[places]
+
+
+class _Follower:
+    """Hears every iteration: metrics, the epoch event, the best weights so far, early stopping."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - one call, above
+        self,
+        work: Workplace,
+        phase: FrozenPhase,
+        index: int,
+        state: State,
+        scaler: Scaler,
+        labels: np.ndarray,
+        setup: Setup,
+        features: np.ndarray,
+    ) -> None:
+        self._work, self._phase, self._index, self._state = work, phase, index, state
+        self._train = (features, labels)
+        validation = work.labels("validation")
+        self._validation = (scaler(setup.validation.fetch(np.arange(len(validation)), 0)), validation)
+        self._started = time.monotonic()
+        self.best: np.ndarray | None = None
+
+    def __call__(self, parameters: np.ndarray) -> None:
+        self._work.orders.check()
+        kernel, bias = unpack(parameters, self._work.n_classes)
+        train, validation = (_sums(*side, kernel, bias).metrics for side in (self._train, self._validation))
+        now = time.monotonic()
+        if account(self._state, self._phase, self._index, train, validation, now - self._started):
+            self.best = parameters
+        self._started = now
+        self._work.speaker.say("epoch", **self._state.history[-1])
+        if stopped_early(self._state, self._phase):
+            raise StopIteration
+
+
+def _sums(features: np.ndarray, labels: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> Sums:
+    logits: np.ndarray[Any, Any] = features @ kernel + bias
+    logits -= logits.max(axis=1, keepdims=True)
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]
+    right = np.count_nonzero(logits.argmax(axis=1) == labels)
+    return Sums(float(losses.sum(dtype=np.float64)), float(right), len(labels))

@@ -1,0 +1,223 @@
+"""A phase made ready: what flows in (stored features or pixels), what answers, what learns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import keras
+import ml_dtypes
+import numpy as np
+import tensorflow as tf
+
+from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig
+from worker.training.data import DecodedPictures
+from worker.training.events import Place, Progress, Speaker
+from worker.training.features import Extractor, Features, FeatureStore, make_extractor
+from worker.training.layers import AugmentationLayer
+from worker.training.learner import Logits, logits_of
+from worker.training.network import Network, resolve_first, set_trainable, split_backbone
+from worker.training.orders import Orders
+from worker.training.precision import in_bfloat16
+from worker.training.run_folder import RunFolder
+
+
+class Material(Protocol):
+    """Where a split's inputs come from."""
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of one picture's input."""
+        ...
+
+    def fetch(self, places: np.ndarray, turn: int) -> np.ndarray:
+        """Inputs of the pictures at `places` (index into the split) in epoch `turn` of the phase."""
+        ...
+
+
+class StoredMaterial:
+    """Stored features. With several views, each picture goes through them epoch by epoch, from a view of its own."""
+
+    def __init__(self, features: Features, first_views: np.ndarray) -> None:
+        self.features, self._first_views = features, first_views
+        self.record_bytes = int(np.prod(features.shape, dtype=np.int64)) * features.dtype.itemsize
+
+    def fetch(self, places: np.ndarray, turn: int) -> np.ndarray:
+        """See Material."""
+        return self.features.gather(places, (self._first_views[places] + turn) % self.features.views)
+
+
+class PixelMaterial:
+    """Decoded pictures, for phases that run the whole network in the loop (and augment there)."""
+
+    def __init__(self, pictures: DecodedPictures, positions: np.ndarray) -> None:
+        self._pictures, self._positions = pictures, positions
+        self.record_bytes = int(np.prod(pictures.shape, dtype=np.int64))
+
+    def fetch(self, places: np.ndarray, turn: int) -> np.ndarray:  # noqa: ARG002
+        """See Material."""
+        return self._pictures.batch(self._positions[places])
+
+
+@dataclass
+class Workplace:
+    """What every phase of a run needs.
+
+    Attributes:
+        bfloat16: true where frozen parts run in bfloat16.
+    """
+
+    folder: RunFolder
+    network: Network
+    pictures: DecodedPictures
+    store: FeatureStore
+    speaker: Speaker
+    orders: Orders
+    bfloat16: bool = False
+
+    @property
+    def config(self) -> TrainingConfig:
+        """The run's settings."""
+        return self.folder.config
+
+    @property
+    def n_classes(self) -> int:
+        """Classes of the answer."""
+        return len(self.folder.class_names)
+
+    def positions(self, split: str) -> np.ndarray:
+        """Positions of a split's pictures in the run's list."""
+        return self.folder.pictures.of_split(split)
+
+    def labels(self, split: str) -> np.ndarray:
+        """Labels int32 of a split's pictures."""
+        return self.folder.pictures.labels[self.positions(split)]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A phase made ready.
+
+    Attributes:
+        logits: (inputs as `train` gives them, training) -> logits.
+        augment: (inputs, seeds) -> inputs, in the loop; None where there is nothing to do there.
+        variables: what learns.
+        train_features: the stored features of train; None when the phase is live.
+    """
+
+    train: Material
+    validation: Material
+    logits: Logits
+    augment: Callable[[Any, Any], Any] | None
+    variables: list[Any]
+    train_features: Features | None
+
+
+def make_setup(work: Workplace, phase: FrozenPhase | FineTunePhase, index: int) -> Setup:
+    """Thaw what the phase says, and compute or find the features of what stays frozen."""
+    set_trainable(work.network, phase)
+    if phase.features == "live":
+        return _live(work, phase)
+    frozen, upper = _frozen_part(work.network, phase)
+    if frozen is None:
+        return _live(work, phase)
+    setup = _stored(work, phase, index, frozen, upper)
+    if setup is None:
+        work.speaker.log("The cache limit cannot hold this phase's features: it runs live, which takes longer.")
+        return _live(work, phase)
+    return setup
+
+
+def _frozen_part(network: Network, phase: FrozenPhase | FineTunePhase) -> tuple[keras.Model | None, keras.Model | None]:
+    """(what runs once per picture, what is left of the backbone): all of it with the pooling when nothing of it learns."""
+    lower: keras.Model | None = network.backbone
+    upper: keras.Model | None = None
+    if isinstance(phase, FineTunePhase):
+        lower, upper = split_backbone(network.backbone, resolve_first(network, phase))
+    if lower is not None and upper is None:
+        pooled = network.head.get_layer("head_pooling")(lower.output)
+        return keras.Model(lower.input, pooled, name=f"{lower.name}_pooled"), None
+    return lower, upper
+
+
+def _stored(
+    work: Workplace,
+    phase: FrozenPhase | FineTunePhase,
+    index: int,
+    frozen: keras.Model,
+    upper: keras.Model | None,
+) -> Setup | None:
+    """The setup on stored features; None when the store's limit is too small for them."""
+    config, head = work.config, work.network.head
+    plain = _extractor(work, frozen, views=1)
+    varied = plain if phase.views == 1 else _extractor(work, frozen, views=phase.views)
+    positions = work.positions("train")
+    if not work.store.fits(varied, len(positions), phase.views):
+        return None
+    say = _speak_of_features(work, phase, index)
+    train = work.store.features(varied, positions, phase.views, say)
+    validation = work.store.features(plain, work.positions("validation"), 1, say)
+    first_views = np.random.default_rng([config.seed, index]).integers(0, phase.views, len(positions))
+    if upper is None:
+        logits: Logits = logits_of(head, head.get_layer("head_pooling").output)
+        variables = list(head.trainable_variables)
+    else:
+        logits = _through(upper, logits_of(head, head.input))
+        variables = [*upper.trainable_variables, *head.trainable_variables]
+    only_view = np.zeros(len(work.positions("validation")), np.int64)
+    return Setup(
+        StoredMaterial(train, first_views), StoredMaterial(validation, only_view), logits, None, variables, train
+    )
+
+
+def _extractor(work: Workplace, frozen: keras.Model, views: int) -> Extractor:
+    augmentation = None if views == 1 else work.config.augmentation
+    vector = len(frozen.output.shape) == 2
+    storage = np.dtype(ml_dtypes.bfloat16) if work.bfloat16 and not vector else np.dtype(np.float32)
+    runs = in_bfloat16(frozen) if work.bfloat16 else frozen
+    name = f"{work.config.backbone}/{work.network.form}/{frozen.layers[-1].name}"
+    return make_extractor(runs, name, augmentation, storage)
+
+
+def _speak_of_features(work: Workplace, phase: FrozenPhase | FineTunePhase, index: int) -> Callable[[int, int], None]:
+    """A listener that turns (done, all) into progress events, and orders into an end."""
+    progress: Progress | None = None
+    total = -1
+
+    def say(done: int, to_do: int) -> None:
+        nonlocal progress, total
+        work.orders.check()
+        if progress is None or to_do != total:
+            total = to_do
+            place = Place(phase.kind, index, None, work.config.epochs_total, "Computing features")
+            progress = Progress(work.speaker, place, to_do, to_do)
+        progress.at(done, done)
+
+    return say
+
+
+def _live(work: Workplace, phase: FrozenPhase | FineTunePhase) -> Setup:
+    """The setup that runs the whole network in every step."""
+    network = work.network
+    layer = AugmentationLayer(work.config.augmentation)
+    augments = phase.augments and not work.config.augmentation.changes_nothing
+
+    def augment(x: Any, seeds: Any) -> Any:
+        return layer(tf.cast(x, tf.float32), seeds)
+
+    return Setup(
+        PixelMaterial(work.pictures, work.positions("train")),
+        PixelMaterial(work.pictures, work.positions("validation")),
+        _through(network.backbone, logits_of(network.head, network.head.input)),
+        augment if augments else None,
+        [*network.backbone.trainable_variables, *network.head.trainable_variables],
+        None,
+    )
+
+
+def _through(model: keras.Model, logits: Logits) -> Logits:
+    """`logits` after `model`, whose BatchNorm statistics never move: it is called as in inference, always."""
+
+    def run(x: Any, training: bool) -> Any:
+        return logits(model(tf.cast(x, tf.float32), training=False), training)
+
+    return run

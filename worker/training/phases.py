@@ -1,0 +1,235 @@
+"""Phases are data: one function runs any of them, frozen or fine-tune, on stored features or live."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from core.errors import ConfigInvalid
+from core.training_config import FineTunePhase, FrozenPhase
+from worker.training.checkpoints import Arrays, State
+from worker.training.events import Place, Progress
+from worker.training.layers import picture_seeds
+from worker.training.learner import Batches, Learner, Sums, assign, in_order, numbered, reseed
+from worker.training.materials import Material, Setup, Workplace
+from worker.training.prefetch import prefetched
+
+Phase = FrozenPhase | FineTunePhase
+Save = Callable[[dict[str, Arrays], tuple[str, ...]], None]
+
+_SMALL_RECORD = 64 * 1024  # bytes: below it, one call of the graph takes many steps
+_CALL_BYTES = 16 * 2**20  # gathered for one such call
+_CALL_STEPS = 64
+_JUDGED = 64  # pictures judged at once, more of them when they are small
+
+
+def better(metrics: dict[str, float], than: dict[str, Any]) -> bool:
+    """True when validation metrics beat others: higher accuracy, at a tie lower loss. Anything beats nothing."""
+    if not than:
+        return True
+    return (metrics["accuracy"], -metrics["loss"]) > (than["accuracy"], -than["loss"])
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """One epoch's order: which pictures in which step.
+
+    Attributes:
+        places: int64, index into train, batch after batch.
+        batch_size: of every step but perhaps the last.
+    """
+
+    places: np.ndarray
+    batch_size: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of the epoch."""
+        return math.ceil(len(self.places) / self.batch_size)
+
+    def calls(self, steps_per_call: int) -> Iterator[np.ndarray]:
+        """The epoch in calls: places [k, b] each, the last smaller batch by itself."""
+        whole = len(self.places) // self.batch_size * self.batch_size
+        batches = self.places[:whole].reshape(-1, self.batch_size)
+        for first in range(0, len(batches), steps_per_call):
+            yield batches[first : first + steps_per_call]
+        if whole < len(self.places):
+            yield self.places[np.newaxis, whole:]
+
+
+def plan_epoch(n_train: int, batch_size: int, steps: int | None, key: list[int]) -> EpochPlan:
+    """Shuffle as `key` (seed, phase, epoch) decides: the same after a resume.
+
+    Args:
+        steps: of the config; None takes every picture once. More steps than that go through the pictures again, shuffled anew.
+    """
+    random = np.random.default_rng(key)
+    if steps is None:
+        return EpochPlan(random.permutation(n_train), batch_size)
+    wanted = steps * batch_size
+    rounds = [random.permutation(n_train) for _ in range(math.ceil(wanted / n_train))]
+    return EpochPlan(np.concatenate(rounds)[:wanted], batch_size)
+
+
+def class_weights(labels: np.ndarray, n_classes: int, kind: str) -> np.ndarray:
+    """Weight of each class, float32: n / (classes * n_class) when balanced, else 1. A class without pictures weighs 0."""
+    if kind == "none":
+        return np.ones(n_classes, np.float32)
+    counts = np.bincount(labels, minlength=n_classes)
+    present = np.count_nonzero(counts)
+    return np.where(counts > 0, len(labels) / (present * np.maximum(counts, 1)), 0.0).astype(np.float32)
+
+
+class PhaseRun:
+    """One phase, epoch by epoch, from wherever `state` stands.
+
+    Args:
+        work: the run's workplace.
+        index: of the phase.
+        setup: the phase made ready.
+        state: moved on with every epoch.
+        save: writes a checkpoint of some groups of arrays; called before the epoch is said.
+    """
+
+    def __init__(self, work: Workplace, index: int, setup: Setup, state: State, save: Save) -> None:
+        self._work, self._index, self._setup, self._state, self._save = work, index, setup, state, save
+        self._phase: Phase = work.config.phases[index]
+        self._labels = work.labels("train")
+        self._weights = class_weights(self._labels, work.n_classes, work.config.class_weights)
+        self._batch_size = work.folder.batch_size
+        self._small = setup.train.record_bytes <= _SMALL_RECORD and setup.augment is None
+        self.learner = Learner(
+            setup.logits,
+            setup.augment,
+            setup.variables,
+            self._phase,
+            steps_per_epoch=self._plan(0).steps,
+            n_classes=work.n_classes,
+            smoothing=work.config.label_smoothing,
+            many=self._small,
+        )
+        self._best: list[np.ndarray] = []
+        self._first_epoch = state.phase_epoch
+
+    def run(self, groups: dict[str, Arrays]) -> None:
+        """Run the epochs that are left, then put the kept weights into the network.
+
+        Args:
+            groups: of the checkpoint to go on from; empty at the phase's start.
+        """
+        state, phase = self._state, self._phase
+        if state.phase_epoch:
+            self.learner.restore(groups, state.phase_epoch)
+            self._best = in_order(groups["best"])
+        progress = self._progress()
+        while state.phase_epoch < phase.epochs and not stopped_early(state, phase):
+            self._epoch(progress)
+        kept = self._best if phase.keep == "best" else self.learner.kept()
+        assign(self.learner.variables, kept)
+
+    def _epoch(self, progress: Progress) -> None:
+        state = self._state
+        started = time.monotonic()
+        reseed(self._work.network.head, self._work.config.seed, self._index, state.phase_epoch)
+        train = self._train(progress)
+        validation = self.learner.with_average(lambda: judge(self.learner, self._work, self._setup.validation))
+        seconds = time.monotonic() - started
+        improved = account(state, self._phase, self._index, train.metrics, validation.metrics, seconds)
+        if improved:
+            self._best = self.learner.kept()
+        groups = {**self.learner.arrays(), "best": numbered(self._best)}
+        self._save(groups, () if improved else ("best",))
+        self._work.speaker.say("epoch", **state.history[-1])
+
+    def _plan(self, phase_epoch: int) -> EpochPlan:
+        key = [self._work.config.seed, self._index, phase_epoch]
+        return plan_epoch(len(self._labels), self._batch_size, self._phase.steps_per_epoch, key)
+
+    def _train(self, progress: Progress) -> Sums:
+        turn = self._state.phase_epoch
+        plan = self._plan(turn)
+        done = (turn - self._first_epoch) * len(plan.places)
+        sums, step = Sums(), 0
+        size = self._batch_size * self._setup.train.record_bytes
+        per_call = max(1, min(_CALL_STEPS, _CALL_BYTES // size)) if self._small else 1
+        for batches in prefetched(plan.calls(per_call), lambda places: self._gathered(places, turn)):
+            self._work.orders.check()
+            sums += self.learner.train(batches)
+            step += len(batches.labels)
+            progress.at(step, done + sums.pictures, self._state.epoch + 1)
+        if not math.isfinite(sums.loss):
+            raise ConfigInvalid(
+                f"The training loss is no longer a number in epoch {self._state.epoch + 1}: the steps are too large. "
+                f"Received: learning rate {self._phase.optimizer.learning_rate}; try a tenth of it."
+            )
+        return sums
+
+    def _gathered(self, places: np.ndarray, turn: int) -> Batches:
+        flat = places.reshape(-1)
+        x = self._setup.train.fetch(flat, turn)
+        labels = self._labels[places]
+        return Batches(
+            x.reshape(*places.shape, *x.shape[1:]),
+            labels,
+            self._weights[labels],
+            self._seeds(flat, turn).reshape(*places.shape, 2),
+        )
+
+    def _seeds(self, places: np.ndarray, turn: int) -> np.ndarray:
+        """Augmentation seeds: anew every epoch when live, `views` that come round again when cached."""
+        views = self._phase.views
+        turns = turn if self._phase.features == "live" else turn % views
+        return picture_seeds(self._work.config.seed, self._index * 100_003 + turns, places)
+
+    def _progress(self) -> Progress:
+        state, phase = self._state, self._phase
+        plan = self._plan(0)
+        place = Place(phase.kind, self._index, None, self._work.config.epochs_total)
+        left = phase.epochs - state.phase_epoch
+        return Progress(self._work.speaker, place, plan.steps, left * len(plan.places))
+
+
+def judge(learner: Learner, work: Workplace, material: Material) -> Sums:
+    """Loss and accuracy on the plain validation pictures, without smoothing, class weights or dropout."""
+    labels = work.labels("validation")
+    size = _JUDGED if material.record_bytes > _SMALL_RECORD else 16 * _JUDGED
+    parts = [np.arange(first, min(first + size, len(labels))) for first in range(0, len(labels), size)]
+    sums = Sums()
+    for places, x in zip(parts, prefetched(parts, lambda part: material.fetch(part, 0)), strict=True):
+        work.orders.check()
+        sums += learner.judge(x, labels[places])
+    return sums
+
+
+def account(
+    state: State, phase: Phase, index: int, train: dict[str, float], validation: dict[str, float], seconds: float
+) -> bool:
+    """Book a finished epoch into `state`; true when it is the phase's best so far."""
+    state.phase_epoch += 1
+    state.epoch += 1
+    state.seconds += seconds
+    improved = better(validation, state.best)
+    if improved:
+        state.best = {**validation, "phase_epoch": state.phase_epoch}
+    if state.lowest_loss is None or validation["loss"] < state.lowest_loss:
+        state.lowest_loss, state.epochs_without_better = validation["loss"], 0
+    else:
+        state.epochs_without_better += 1
+    state.history.append(
+        {
+            "phase": phase.kind,
+            "phase_index": index,
+            "epoch": state.epoch,
+            "metrics": {"train": train, "validation": validation},
+            "seconds": round(seconds, 3),
+        }
+    )
+    return improved
+
+
+def stopped_early(state: State, phase: Phase) -> bool:
+    """True when validation loss has not fallen for as many epochs as the phase is patient."""
+    return phase.early_stopping is not None and state.epochs_without_better >= phase.early_stopping.patience

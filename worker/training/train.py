@@ -1,0 +1,268 @@
+"""The story of one run, top to bottom: pictures, network, phases, export, judgement, result."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from core.training_config import FrozenPhase
+from worker.training.data import DecodedPictures
+from worker.training.evaluate import (
+    Judged,
+    ask,
+    choose,
+    evaluation,
+    exported_graph,
+    last_of_each_kind,
+    trained_graph,
+    write_predictions,
+)
+from worker.training.events import Place, Progress, Speaker
+from worker.training.export import ExportResult, export_model
+from worker.training.features import FeatureStore
+from worker.training.layers import PictureResizer
+from worker.training.ledger import Ledger, check_reserve, every_variable
+from worker.training.logistic_phase import run_logistic
+from worker.training.machine import device, machine, prepare_tensorflow, versions
+from worker.training.materials import Workplace, make_setup
+from worker.training.network import build_network, layer_summary, set_trainable
+from worker.training.orders import Orders
+from worker.training.phases import PhaseRun
+from worker.training.pictures import decode
+from worker.training.precision import agrees, bfloat16_agrees, processor_has_bfloat16
+from worker.training.run_folder import RunFolder
+
+RESULT = "result.json"
+_LOOKED_AT = 16  # pictures on which bfloat16 is compared with float32
+
+
+def train(folder: RunFolder, pictures: DecodedPictures, speaker: Speaker, orders: Orders) -> None:
+    """Run everything that is left of a run; `result.json` is written last.
+
+    Raises:
+        Cancelled, Drained: that was said.
+        ThawError: what a person can mend, see `worker.training.__main__`.
+    """
+    seconds: dict[str, float] = {}
+    started = time.monotonic()
+    prepare_tensorflow(folder.threads)
+    keras.utils.set_random_seed(folder.config.seed)
+    ledger = Ledger(folder)
+    wants_bfloat16 = _may_use_bfloat16(folder)
+    speaker.say(
+        "started",
+        versions=versions(),
+        device=device(),
+        precision="bfloat16" if wants_bfloat16 else "float32",
+        resumed_from=ledger.resumed_from,
+    )
+    pictures.set_resize(PictureResizer(folder.config.image_size, folder.config.resize))
+    network = build_network(folder.config, len(folder.class_names))
+    ledger.meet(network)
+    work = Workplace(folder, network, pictures, FeatureStore(folder, pictures), speaker, orders)
+    _wait_for_pictures(work)
+    work.bfloat16 = wants_bfloat16 and _bfloat16_holds(work)
+    seconds["prepare"] = time.monotonic() - started
+    _run_phases(work, ledger)
+    seconds.update({f"phase_{result['phase_index']}": result["seconds"] for result in ledger.state.results})
+    _finish(work, ledger, seconds)
+
+
+def _may_use_bfloat16(folder: RunFolder) -> bool:
+    wanted = folder.config.precision
+    return wanted == "mixed" or (wanted == "auto" and processor_has_bfloat16())
+
+
+def _bfloat16_holds(work: Workplace) -> bool:
+    """Check bfloat16 on real pictures, unless nothing would run in it."""
+    if all(phase.features == "live" for phase in work.config.phases):
+        return False
+    cosine = bfloat16_agrees(work.network.backbone, work.pictures.batch(work.positions("train")[:_LOOKED_AT]))
+    if not agrees(cosine):
+        work.speaker.log(f"bfloat16 differs too much from float32 here (cosine {cosine:.5f}): float32 is used.")
+    return agrees(cosine)
+
+
+def _wait_for_pictures(work: Workplace) -> None:
+    count = work.pictures.to_decode
+    if not count:
+        return
+    place = Place("prepare", epochs_total=work.config.epochs_total, message="Decoding pictures")
+    progress = Progress(work.speaker, place, count, count)
+    work.pictures.wait_all(lambda done: progress.at(done, done))
+
+
+def _run_phases(work: Workplace, ledger: Ledger) -> None:
+    state = ledger.state
+    layers: list[dict[str, Any]] = []
+    for index, phase in enumerate(work.config.phases):
+        set_trainable(work.network, phase)
+        layers.append(layer_summary(work.network, phase, index))
+        _write_json(work.folder.path / "layers.json", layers)
+        work.speaker.say("layers", phase=phase.kind, phase_index=index)
+        for event in state.history:
+            if event["phase_index"] == index:
+                work.speaker.say("epoch", **event)
+        if index >= state.phase_index:
+            _run_phase(work, ledger, index)
+
+
+def _run_phase(work: Workplace, ledger: Ledger, index: int) -> None:
+    phase, state = work.config.phases[index], ledger.state
+    started = time.monotonic()
+    setup = make_setup(work, phase, index)
+    state.seconds += time.monotonic() - started
+    if isinstance(phase, FrozenPhase) and phase.optimizer.name == "lbfgs":
+        run_logistic(work, phase, index, setup, state)
+    else:
+        PhaseRun(work, index, setup, state, ledger.save).run(ledger.groups)
+    ledger.close_phase(work.network, setup.variables)
+
+
+def _finish(work: Workplace, ledger: Ledger, seconds: dict[str, float]) -> None:
+    chosen = choose(ledger.state.results, work.config.select)
+    kinds = last_of_each_kind(ledger.state.results)
+    model = work.folder.path / "model"
+    check_reserve(work.folder.path, 8 * _network_bytes(work), work.folder.disk_reserve_bytes)
+    started = time.monotonic()
+    ledger.put_back(work.network, chosen["phase_index"])
+    exported = _export(work, model)
+    seconds["export"] = time.monotonic() - started
+    started = time.monotonic()
+    judged = {chosen["phase"]: ask(work, exported_graph(model / "saved_model"), "Asking the exported model")}
+    _write_weights(work, model, chosen["phase"])
+    for kind, result in kinds.items():
+        if kind != chosen["phase"]:
+            ledger.put_back(work.network, result["phase_index"])
+            judged[kind] = ask(work, trained_graph(work.network), "Asking the other phase's network")
+            _write_weights(work, model, kind)
+    found = _write_judgement(work, judged, chosen["phase"])
+    work.store.finish()
+    work.pictures.finish()
+    seconds["evaluate"] = time.monotonic() - started
+    _write_result(work, ledger, chosen, found, exported, seconds)
+
+
+def _network_bytes(work: Workplace) -> int:
+    return sum(4 * int(np.prod(variable.shape)) for variable in every_variable(work.network))
+
+
+def _export(work: Workplace, model: Path) -> ExportResult:
+    work.orders.check()
+    work.speaker.say(
+        "progress",
+        phase="export",
+        phase_index=None,
+        epoch=None,
+        epochs_total=work.config.epochs_total,
+        step=0,
+        steps_total=1,
+        images_per_second=None,
+        eta_seconds=None,
+        message="Writing the SavedModel and checking it in a clean process",
+    )
+    result = export_model(
+        work.network,
+        config=work.config,
+        class_names=work.folder.class_names,
+        folder=model,
+        test_pictures=[Path(work.folder.pictures.paths[position]) for position in work.positions("test")],
+        decode=decode,
+    )
+    work.orders.check()
+    return result
+
+
+def _write_weights(work: Workplace, model: Path, kind: str) -> None:
+    """`model/backbone_and_head/<kind>.npz`: every weight of backbone and head, numbered as `every_variable` lists them."""
+    folder = model / "backbone_and_head"
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {f"{number:05d}": variable.numpy() for number, variable in enumerate(every_variable(work.network))}
+    with (folder / f"{kind}.npz").open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def _write_judgement(work: Workplace, judged: Mapping[str, Judged], chosen: str) -> dict[str, Any]:
+    labels = {split: work.labels(split) for split in ("test", "validation")}
+    ordered = {kind: judged[kind] for kind in ("frozen", "fine_tune") if kind in judged}
+    found = evaluation(ordered, labels, work.folder.class_names, chosen)
+    _write_json(work.folder.path / "evaluation.json", found)
+    with (work.folder.path / "predictions.jsonl").open("w", encoding="utf-8") as file:
+        for kind, one in ordered.items():
+            write_predictions(file, work, kind, one)
+    return found
+
+
+def _write_result(
+    work: Workplace,
+    ledger: Ledger,
+    chosen: Mapping[str, Any],
+    found: Mapping[str, Any],
+    exported: ExportResult,
+    seconds: Mapping[str, float],
+) -> None:
+    path = work.folder.path
+    best = found["phases"][chosen["phase"]]
+    accuracies = {
+        f"{kind}_test_accuracy": found["phases"].get(kind, {}).get("accuracy") for kind in ("frozen", "fine_tune")
+    }
+    summary = {
+        "test_accuracy": best["accuracy"],
+        "test_accuracy_interval": best["accuracy_interval"],
+        "test_macro_f1": best["macro_f1"],
+        "test_loss": best["loss"],
+        **accuracies,
+        "chosen_phase": chosen["phase"],
+        "chosen_phase_index": chosen["phase_index"],
+        "validation_accuracy": chosen["validation"]["accuracy"],
+        "validation_loss": chosen["validation"]["loss"],
+        "comparison": found["comparison"],
+        "epochs": ledger.state.epoch,
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+    }
+    result = {
+        "format": 1,
+        "run_id": work.folder.run_id,
+        "attempt": work.folder.attempt,
+        "code_version": work.folder.code_version,
+        "chosen_phase": chosen["phase"],
+        "summary": summary,
+        "phases": ledger.state.results,
+        "temperature": best["calibration"]["temperature"],
+        "agreement": exported.as_json()["agreement"],
+        "exports": [exported.as_json()],
+        "files": _files(path),
+        "machine": machine(work.folder.threads, "bfloat16" if work.bfloat16 else "float32"),
+    }
+    work.orders.check()
+    _write_json(path / RESULT, result)
+    work.speaker.say("succeeded", result=RESULT)
+
+
+def _files(path: Path) -> list[dict[str, Any]]:
+    """Every file of the result: path relative to the run folder, size in bytes, SHA-256."""
+    wanted = [path / name for name in ("layers.json", "evaluation.json", "predictions.jsonl")]
+    wanted += sorted(file for file in (path / "model").rglob("*") if file.is_file())
+    found = []
+    for file in wanted:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            os.fsync(stream.fileno())
+        found.append({"path": file.relative_to(path).as_posix(), "size_bytes": file.stat().st_size, "sha256": digest})
+    return found
+
+
+def _write_json(path: Path, data: object) -> None:
+    """Write aside, flush, rename: a reader sees the old file or the whole new one."""
+    part = path.with_suffix(".part")
+    with part.open("w", encoding="utf-8") as file:
+        json.dump(data, file, ensure_ascii=False, allow_nan=False, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
