@@ -19,7 +19,8 @@ from sqlalchemy.types import Float
 
 from core.config import Settings
 
-SAFE_SQLITE = (3, 51, 3)
+# the first versions of their lines in which a WAL database survives several writing processes
+SAFE_SQLITE = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
 _AFTER_COMMIT = "after_commit_calls"
 
 
@@ -48,17 +49,24 @@ def sqlite_module() -> Any:
         RuntimeError: this Python carries a SQLite that is not safe for several processes.
     """
     try:
-        import pysqlite3.dbapi2 as module  # noqa: PLC0415 - only published for Linux
+        # Only published for Linux. A process that also uses TensorFlow must come here first: TensorFlow carries a SQLite of
+        # its own, whose symbols would win.
+        import pysqlite3.dbapi2 as module  # noqa: PLC0415
     except ImportError:
         import sqlite3 as module  # noqa: PLC0415
     version = tuple(int(part) for part in module.sqlite_version.split("."))
-    if version < SAFE_SQLITE and version[:2] not in {(3, 50), (3, 44)}:
+    if not is_safe(version):
         message = (
-            f"This Python carries SQLite {module.sqlite_version}, which can corrupt a database that several processes "
-            f"write. Use a Python with SQLite 3.51.3 or later, or set DATABASE_URL to PostgreSQL. ({sys.version})"
+            f"This process uses SQLite {module.sqlite_version}, which can corrupt a database that several processes write. "
+            f"Use a Python with SQLite 3.51.3 or later, or set DATABASE_URL to PostgreSQL. ({sys.version})"
         )
         raise RuntimeError(message)
     return module
+
+
+def is_safe(version: tuple[int, ...]) -> bool:
+    """True for a SQLite that several processes may write with: 3.51.3 on, or a patched 3.50 or 3.44."""
+    return version >= SAFE_SQLITE[-1] or any(version[:2] == safe[:2] and version >= safe for safe in SAFE_SQLITE)
 
 
 class Database:

@@ -22,7 +22,16 @@ def test_writers_sync_fully_and_readers_cannot_write(database: Database) -> None
 
 
 def test_the_sqlite_in_use_is_one_without_the_wal_bug() -> None:
-    assert tuple(int(part) for part in module.sqlite_module().sqlite_version.split(".")) >= module.SAFE_SQLITE
+    assert module.is_safe(tuple(int(part) for part in module.sqlite_module().sqlite_version.split(".")))
+
+
+@pytest.mark.parametrize(
+    ("version", "safe"),
+    [((3, 40, 1), False), ((3, 44, 5), False), ((3, 44, 6), True), ((3, 45, 0), False), ((3, 50, 3), False)]
+    + [((3, 50, 7), True), ((3, 51, 2), False), ((3, 51, 3), True), ((3, 53, 4), True), ((4, 0, 0), True)],
+)
+def test_only_patched_sqlites_are_safe(version: tuple[int, ...], safe: bool) -> None:
+    assert module.is_safe(version) is safe
 
 
 def test_read_then_write_transactions_never_fail_however_many_writers(database: Database) -> None:
