@@ -19,6 +19,12 @@ from sqlalchemy.types import Float
 
 from core.config import Settings
 
+# Imported here, not where it is used: TensorFlow carries an old SQLite of its own, whose symbols win when it is loaded first.
+try:
+    import pysqlite3.dbapi2 as _sqlite  # only published for Linux
+except ImportError:
+    import sqlite3 as _sqlite
+
 # the first versions of their lines in which a WAL database survives several writing processes
 SAFE_SQLITE = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
 _AFTER_COMMIT = "after_commit_calls"
@@ -48,20 +54,14 @@ def sqlite_module() -> Any:
     Raises:
         RuntimeError: this Python carries a SQLite that is not safe for several processes.
     """
-    try:
-        # Only published for Linux. A process that also uses TensorFlow must come here first: TensorFlow carries a SQLite of
-        # its own, whose symbols would win.
-        import pysqlite3.dbapi2 as module  # noqa: PLC0415
-    except ImportError:
-        import sqlite3 as module  # noqa: PLC0415
-    version = tuple(int(part) for part in module.sqlite_version.split("."))
+    version = tuple(int(part) for part in _sqlite.sqlite_version.split("."))
     if not is_safe(version):
         message = (
-            f"This process uses SQLite {module.sqlite_version}, which can corrupt a database that several processes write. "
+            f"This process uses SQLite {_sqlite.sqlite_version}, which can corrupt a database that several processes write. "
             f"Use a Python with SQLite 3.51.3 or later, or set DATABASE_URL to PostgreSQL. ({sys.version})"
         )
         raise RuntimeError(message)
-    return module
+    return _sqlite
 
 
 def is_safe(version: tuple[int, ...]) -> bool:
