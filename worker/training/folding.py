@@ -60,10 +60,12 @@ def fold(model: keras.Model) -> keras.Model:
 
     folded = keras.models.clone_model(model, clone_function=make, call_function=call)
     for layer in folded.layers:
+        if not layer.weights:
+            continue
         plain = model.get_layer(layer.name)
         if layer.name in takers:
             layer.set_weights(_folded_arrays(plain, model.get_layer(takers[layer.name])))
-        elif layer.weights:
+        else:
             layer.set_weights(plain.get_weights())
     return folded
 

@@ -124,17 +124,22 @@ def resolve_first(network: Network, phase: FineTunePhase) -> str | None:
 
 def set_trainable(network: Network, phase: FrozenPhase | FineTunePhase) -> None:
     """Freeze and thaw the layers as the phase says. The head always learns; BatchNorm statistics never do."""
-    layers = network.backbone.layers
-    thawed = 0
-    if isinstance(phase, FrozenPhase):
-        thawed = len(layers)
-    else:
-        first = resolve_first(network, phase)
-        thawed = 0 if first is None else [layer.name for layer in layers].index(first)
+    learning: list[str] = []
+    if isinstance(phase, FineTunePhase):
+        learning = _from(network.backbone, resolve_first(network, phase))
     network.backbone.trainable = True
-    for index, layer in enumerate(layers):
-        layer.trainable = index >= thawed
+    for layer in network.backbone.layers:
+        layer.trainable = layer.name in learning
     network.head.trainable = True
+
+
+def _from(backbone: keras.Model, first: str | None) -> list[str]:
+    """Names of `first` and all after it, in the catalogue's order: folding may reorder parallel branches."""
+    names = [layer.name for layer in backbone.layers]
+    if backbone.name in BACKBONES:
+        catalogued = BACKBONES[backbone.name].layers
+        names = [name for name in catalogued if name in names]
+    return names if first is None else names[names.index(first) :]
 
 
 def split_place(backbone: keras.Model, first_trainable: str | None) -> str | None:
@@ -145,10 +150,12 @@ def split_place(backbone: keras.Model, first_trainable: str | None) -> str | Non
     """
     if first_trainable is None:
         return None
+    weighted = {layer.name: index for index, layer in enumerate(backbone.layers) if layer.weights}
     order = [layer.name for layer in backbone.layers]
-    start = order.index(first_trainable)
-    learning = next((i for i in range(start, len(order)) if backbone.layers[i].weights), len(order))
-    lowest = next((i for i in range(len(order)) if backbone.layers[i].weights), len(order))
+    learning = min(
+        (weighted[name] for name in _from(backbone, first_trainable) if name in weighted), default=len(order)
+    )
+    lowest = min(weighted.values(), default=len(order))
     below = [name for name in single_tensor_places(backbone) if lowest <= order.index(name) < learning]
     return below[-1] if below else None
 

