@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,20 +165,22 @@ class Ingest:
     def _check_pictures(self, held: Held, contents: Contents) -> None:
         limits = PictureLimits(self._settings.max_image_bytes, self._settings.max_image_pixels)
         processes = self._settings.ingest_processes or self._settings.cores
-        batch: list[Job] = []
+        batch: list[tuple[Job, Future[None]]] = []
         written_at = time.monotonic()
         with Checkers(processes, limits) as checkers, ThreadPoolExecutor(_WRITERS) as writers:
             for job in checkers.check(contents.jobs(self._progress.done, self._spool)):
                 held.check()
-                batch.append(job)
+                batch.append((job, writers.submit(self._store, job)))
                 if len(batch) >= ROWS_AT_ONCE or time.monotonic() - written_at > SECONDS_AT_MOST:
-                    self._keep(batch, writers)
+                    self._keep(batch)
                     batch, written_at = [], time.monotonic()
-            self._keep(batch, writers)
+            self._keep(batch)
 
-    def _keep(self, jobs: list[Job], writers: ThreadPoolExecutor) -> None:
+    def _keep(self, batch: list[tuple[Job, Future[None]]]) -> None:
         """Files first, rows last, copies away."""
-        list(writers.map(self._store, jobs))
+        for _, stored in batch:
+            stored.result()
+        jobs = [job for job, _ in batch]
         with self._database.write() as session:
             rows = [_row(job, self._remember(session, job)) for job in jobs]
             for row in rows:

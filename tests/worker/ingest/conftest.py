@@ -48,10 +48,10 @@ class Person:
             folder = incoming_folder(self.settings, upload.id)
             folder.mkdir(parents=True)
             for path, body in files.items():
-                body = body if isinstance(body, bytes) else body.read_bytes()
-                one = UploadFile(id=new_id(), upload_id=upload.id, path=path, size_bytes=len(body))
-                one.sha256 = hashlib.sha256(body).hexdigest()
-                (folder / one.id).write_bytes(body)
+                received = body if isinstance(body, bytes) else body.read_bytes()
+                one = UploadFile(id=new_id(), upload_id=upload.id, path=path, size_bytes=len(received))
+                one.sha256 = hashlib.sha256(received).hexdigest()
+                (folder / one.id).write_bytes(received)
                 session.add(one)
             return upload.id
 
