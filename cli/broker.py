@@ -72,7 +72,9 @@ def broker_plan(settings: Settings) -> tuple[Plan, str]:
         command=(server_binary(), "-"),
         environment={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
         standard_input="\n".join(lines) + "\n",
+        early=True,
         last=True,
+        quiet=True,
     )
     return plan, f"unix://:{password}@{path}"
 

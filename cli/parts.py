@@ -33,7 +33,9 @@ class Plan:
         environment: the whole environment.
         standard_input: text it reads at its start, e.g. the broker's configuration.
         descriptors: file descriptors it inherits.
+        early: what a person waits for at the start: the others follow once the web server answers.
         last: stopped after the others, because they need it.
+        quiet: what it prints is not for the person (it has a log of its own).
     """
 
     name: str
@@ -41,7 +43,9 @@ class Plan:
     environment: Mapping[str, str]
     standard_input: str | None = None
     descriptors: tuple[int, ...] = ()
+    early: bool = False
     last: bool = False
+    quiet: bool = False
 
 
 @dataclass
@@ -57,10 +61,11 @@ class Part:
     def start(self) -> None:
         """Start the process in a group of its own."""
         environment = {**self.plan.environment, PARENT_VARIABLE: str(os.getpid())}
-        self.process = subprocess.Popen(  # noqa: S603 - our own commands  # pylint: disable=consider-using-with
+        self.process = subprocess.Popen(  # noqa: S603 - our own commands
             list(self.plan.command),
             env=environment,
             stdin=subprocess.PIPE if self.plan.standard_input is not None else subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if self.plan.quiet else None,
             text=True,
             pass_fds=self.plan.descriptors,
             process_group=0,
@@ -124,10 +129,10 @@ class House:
         """True once somebody asked us to stop."""
         return self._signals > 0
 
-    def look_after(self) -> None:
+    def look_after(self, *, early_only: bool = False) -> None:
         """Start what is not running."""
         for part in self.parts:
-            if not self.stopping:
+            if not self.stopping and (part.plan.early or not early_only):
                 part.look_after()
 
     def stop(self) -> None:

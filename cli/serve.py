@@ -48,7 +48,7 @@ def serve(settings: Settings, say: Say) -> None:
         house.listen()
         try:
             remember_address(settings, port)
-            house.look_after()
+            house.look_after(early_only=True)
             if _ready(house, settings.host, port):
                 _welcome(settings, database, port, say)
             database.close()
@@ -108,7 +108,7 @@ def plans(settings: Settings, listening: socket.socket) -> list[Plan]:
     }
     python = (sys.executable, "-m", "cli")
     number = listening.fileno()
-    found.append(Plan("web", (*python, "web", "--socket", str(number)), environment, descriptors=(number,)))
+    found.append(Plan("web", (*python, "web", "--socket", str(number)), environment, descriptors=(number,), early=True))
     served = ("train", "ingest,export,batch", "predict")
     return found + [Plan(f"worker {one}", (*python, "worker", "--queues", one), environment) for one in served]
 
@@ -129,7 +129,7 @@ def _ready(house: House, host: str, port: int) -> bool:
         except urllib.error.HTTPError:
             return True  # an answer, if only "sign in first"
         except (OSError, ValueError):
-            house.look_after()
+            house.look_after(early_only=True)
             time.sleep(0.1)
     if not house.stopping:
         _log.error("the web server did not answer within %.0f s", READY_SECONDS)

@@ -7,6 +7,7 @@
   tasks of the process see one stop flag.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +53,8 @@ def work(place: Workplace, tasks: dict[str, Task]) -> int:
     Returns:
         The exit code.
     """
+    # Celery warns of root because it could be told to unpickle; we take JSON only (`accept_content`)
+    warnings.filterwarnings("ignore", message="You're running the worker with superuser", append=False)
     app = celery_app(place.settings, producer=False)
     for queue, task in tasks.items():
         app.task(name=TASKS[queue], ignore_result=True)(_named(task))
