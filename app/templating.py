@@ -49,13 +49,23 @@ def build_environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(wording.FILTERS)
-    environment.globals["static"] = static
+    environment.globals.update(static=static, thumbnail=thumbnail, original=original)
     return environment
 
 
 def static(path: str) -> str:
     """Address of a file below `app/static`."""
     return f"/static/{path}"
+
+
+def thumbnail(image_id: str) -> str:
+    """Address of the small picture, made by us from the original."""
+    return f"/api/v1/images/{image_id}/thumbnail"
+
+
+def original(image_id: str) -> str:
+    """Address of the picture as it was uploaded (a download)."""
+    return f"/api/v1/images/{image_id}/original"
 
 
 _environment = build_environment()
