@@ -26,7 +26,7 @@ from worker.harvest import harvest
 from worker.hold import Hold
 from worker.relay import Relay, known_epochs
 from worker.run_preparation import clear_up, prepare_folder
-from worker.trainer_process import Spare, TrainerProcess, wait_for_end
+from worker.trainer_process import Event, Spare, TrainerProcess, wait_for_end
 from worker.workplace import Workplace
 
 _log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class Attempt:
         elif self._place.stopping:
             self._finish(lambda session: give_back(session, held, "Queued again: the worker was stopped"))
         else:
-            self._crash(code, relay)
+            self._crash(crash_sentence(code), relay)
 
     def _succeed(self, folder: Path, result: str) -> None:
         try:
@@ -168,17 +168,16 @@ class Attempt:
         _log.info("run %s succeeded", self._hold.claim.id)
         return clear_up(self._place.settings, self._hold.claim.id)
 
-    def _conclude_failure(self, kind: str, message: str, advice: str) -> None:
-        held = self._hold.claim
-        if kind == "out_of_memory":
+    def _conclude_failure(self, failure: Event, relay: Relay) -> None:
+        held, message = self._hold.claim, str(failure.get("message"))
+        if failure.get("kind") == "out_of_memory":
             self._finish(lambda session: record_out_of_memory(session, held, message))
-        elif kind in FOR_GOOD:
-            self._fail(kind, message, advice)
+        elif failure.get("kind") in FOR_GOOD:
+            self._fail(str(failure["kind"]), message, str(failure.get("advice", "")))
         else:
-            self._finish(lambda session: record_crash(session, held, message))
+            self._crash(message, relay)
 
-    def _crash(self, code: int, relay: Relay) -> None:
-        sentence = crash_sentence(code)
+    def _crash(self, sentence: str, relay: Relay) -> None:
         words = self._trainer.last_words[-15:] if self._trainer is not None else []
         relay.note(sentence, *words)
         relay.flush(everything=True)

@@ -1,17 +1,74 @@
-"""The `predict` task: takes a question off the queue and answers it."""
+"""The `predict` task: takes a question off the queue and answers it (docs/decisions/0003-answers.md)."""
 
 import logging
+import time
+from collections.abc import Sequence
+from typing import Any
 
+from core.errors import NotFound
+from core.queue import give_answer, redis_client, take_pictures
+from worker.prediction.models import ModelShelf, as_rows
+from worker.training.pictures import PictureLimits, PictureRefused, Pixels, decode
 from worker.workplace import Workplace
 
 _log = logging.getLogger(__name__)
 
 
 class PredictionWorker:
-    """Filled in below."""
+    """Answers questions one after another. Nothing is lost when its process dies but the answer."""
 
     def __init__(self, place: Workplace) -> None:
+        settings = place.settings
         self._place = place
+        self._client = redis_client(settings, timeout=10.0)
+        self._shelf = ModelShelf(place.storage, settings.predict_memory_bytes)
+        self._limits = PictureLimits(settings.max_image_bytes, settings.max_image_pixels)
 
-    def task(self, number: str, question: dict[str, object], deadline: float) -> None:
-        """Answer one question."""
+    def task(self, number: str, question: dict[str, Any], deadline: float) -> None:
+        """Answer one question.
+
+        Args:
+            number: under which its pictures and its answer travel.
+            question: see `answer`.
+            deadline: seconds since 1970; nobody waits for an answer after it.
+        """
+        if time.time() > deadline:
+            _log.info("a question came %.1f s too late and is dropped", time.time() - deadline)
+            return
+        with self._place.at_work():
+            try:
+                answer = self.answer(question, take_pictures(self._client, number))
+            except Exception:
+                give_answer(self._client, number, {"error": "The prediction failed by a fault of ours; see the log."})
+                raise
+        give_answer(self._client, number, answer)
+
+    def answer(self, question: dict[str, Any], pictures: Sequence[bytes]) -> dict[str, Any]:
+        """The answer to one question.
+
+        Args:
+            question: `{"kind": "predict", "storage_key": ..., "class_names": [...]}`.
+            pictures: encoded pictures, in order.
+
+        Returns:
+            `{"predictions": [...]}`, a row or `{"error": sentence}` for each picture, or `{"error": sentence}`.
+        """
+        if question.get("kind") != "predict":
+            return {
+                "error": f"The prediction worker answers questions of kind predict. Received: {question.get('kind')!r}."
+            }
+        try:
+            model = self._shelf.get(str(question["storage_key"]))
+        except NotFound as error:
+            return {"error": error.message}
+        decoded = [self._decoded(picture) for picture in pictures]
+        good = [one for one in decoded if not isinstance(one, str)]
+        rows = iter(as_rows(model.probabilities(good), question["class_names"]))
+        return {"predictions": [{"error": one} if isinstance(one, str) else next(rows) for one in decoded]}
+
+    def _decoded(self, picture: bytes) -> Pixels | str:
+        """Pixels, or the sentence that says why there are none."""
+        try:
+            return decode(picture, limits=self._limits)
+        except PictureRefused as refused:
+            return refused.sentence

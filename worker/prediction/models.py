@@ -1,0 +1,128 @@
+"""Models that answer: SavedModels as they are downloaded, kept in memory as long as there is room."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from core.errors import NotFound
+from core.storage import Storage
+from worker.training.pictures import Pixels
+
+_log = logging.getLogger(__name__)
+Probabilities = npt.NDArray[np.float32]
+# A loaded model is its weights, once as read and once as variables, and its graph.
+WEIGHT_COPIES = 2
+GRAPH_BYTES = 40_000_000
+# At once through the network: a batch is resized as float32, so 16 megapixels cost about 200 MB.
+BATCH_PIXELS = 16_000_000
+
+
+class LoadedModel:
+    """One SavedModel. `bytes` is what it is taken to cost in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._module = tf.saved_model.load(str(folder))  # written by our own trainer, never uploaded
+        self._answer = self._module.signatures["serving_default"]
+        self.bytes = loaded_bytes(folder)
+
+    def probabilities(self, pictures: Sequence[Pixels]) -> list[Probabilities]:
+        """Ask `serving_default`, the same signature a download has.
+
+        Args:
+            pictures: uint8 [h, w, 3] each, any sizes; those of one size go through together.
+
+        Returns:
+            float32 [classes] for each picture, in order.
+        """
+        answers: list[Probabilities | None] = [None] * len(pictures)
+        for batch in batches([picture.shape for picture in pictures]):
+            images = tf.constant(np.stack([pictures[index] for index in batch]))
+            found = self._answer(images=images)["probabilities"].numpy()
+            for index, row in zip(batch, found, strict=True):
+                answers[index] = row
+        return [answer for answer in answers if answer is not None]
+
+
+def batches(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Positions of pictures that can go through together: of one shape, at most `BATCH_PIXELS` (or one picture)."""
+    found: list[list[int]] = []
+    open_batches: dict[tuple[int, ...], list[int]] = {}
+    for index, shape in enumerate(shapes):
+        batch = open_batches.get(shape)
+        if batch is None or (len(batch) + 1) * shape[0] * shape[1] > BATCH_PIXELS:
+            batch = open_batches[shape] = []
+            found.append(batch)
+        batch.append(index)
+    return found
+
+
+def loaded_bytes(folder: Path) -> int:
+    """Estimated memory of the model in `folder` once it is loaded."""
+    return WEIGHT_COPIES * sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) + GRAPH_BYTES
+
+
+class ModelShelf:
+    """Loaded models by storage key; the one unused for longest goes first when `limit_bytes` would be passed."""
+
+    def __init__(self, storage: Storage, limit_bytes: int) -> None:
+        self._storage = storage
+        self._limit = limit_bytes
+        self._models: OrderedDict[str, LoadedModel] = OrderedDict()
+
+    def get(self, storage_key: str) -> LoadedModel:
+        """The model, loaded now if it is not there.
+
+        Raises:
+            NotFound: its files were deleted.
+        """
+        folder = self._storage.path(f"{storage_key}/saved_model")
+        if not (folder / "saved_model.pb").is_file():
+            self._models.pop(storage_key, None)
+            raise NotFound("The files of this model are not there any more: it was deleted.")
+        if storage_key not in self._models:
+            self._make_room(loaded_bytes(folder))
+            self._models[storage_key] = LoadedModel(folder)
+            _log.info("loaded %s; %s models are in memory", storage_key, len(self._models))
+        self._models.move_to_end(storage_key)
+        return self._models[storage_key]
+
+    def _make_room(self, needed: int) -> None:
+        while self._models and self.bytes + needed > self._limit:
+            key, _ = self._models.popitem(last=False)
+            _log.info("put %s away", key)
+
+    @property
+    def bytes(self) -> int:
+        """What the loaded models are taken to cost together."""
+        return sum(model.bytes for model in self._models.values())
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys of the loaded models, the one unused for longest first."""
+        return list(self._models)
+
+
+def as_rows(found: Sequence[Probabilities], class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Probabilities as the answer's rows: best class, its probability, all of them by class name, the verdict."""
+    return [_row(probabilities, class_names) for probabilities in found]
+
+
+def _row(probabilities: Probabilities, class_names: Sequence[str]) -> dict[str, Any]:
+    best = int(np.argmax(probabilities))
+    return {
+        "class_name": class_names[best],
+        "probability": float(probabilities[best]),
+        "probabilities": {name: float(value) for name, value in zip(class_names, probabilities, strict=True)},
+        "verdict": verdict(float(probabilities[best])),
+    }
+
+
+def verdict(best_probability: float) -> str:
+    """ "confident" when one class has at least half of the probability, else "unsure"."""
+    return "confident" if best_probability >= 0.5 else "unsure"
