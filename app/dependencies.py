@@ -1,9 +1,10 @@
 """What routes ask for: the house, a session per request, who is calling."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
+import anyio
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
@@ -26,6 +27,8 @@ class House:
     storage: Storage
     queue: Queue
     hub: Hub
+    # a question to the prediction worker holds a thread for up to 20 s: the other routes keep theirs
+    asking: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(8))
 
 
 def house_of(request: Request) -> House:
@@ -47,7 +50,9 @@ def get_session(request: Request, house: TheHouse) -> Iterator[Session]:
         commit(session)
 
 
-TheSession = Annotated[Session, Depends(get_session, scope="function")]
+# two names for people who read a route: which one it gets is decided by the method alone
+ReadSession = Annotated[Session, Depends(get_session, scope="function")]
+WriteSession = ReadSession
 
 
 def current_identity(identity: Annotated[Identity | None, Depends(authenticate)]) -> Identity:
@@ -69,4 +74,12 @@ def current_user(identity: TheIdentity) -> User:
     return identity.user
 
 
-CurrentUser = Annotated[User, Depends(current_user)]
+Person = Annotated[User, Depends(current_user)]
+
+
+def settings_of(house: TheHouse) -> Settings:
+    """The settings of this process."""
+    return house.settings
+
+
+SettingsOf = Annotated[Settings, Depends(settings_of)]

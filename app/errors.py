@@ -1,19 +1,20 @@
 """One table: domain error -> status -> problem+json (RFC 9457) for the API, an HTML page for people."""
 
-import html
 import json
 import logging
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
+from app.templating import render_error
 from core.errors import (
     BrokerAway,
     Conflict,
@@ -190,15 +191,16 @@ def respond(request: Request, problem: Problem) -> Response:
     if wants_json(request.url.path):
         return ProblemResponse(problem)
     if problem.status == HTTPStatus.UNAUTHORIZED and request.method in {"GET", "HEAD"}:
-        return RedirectResponse("/login", status_code=303)
+        return RedirectResponse(f"/login?{urlencode({'next': request.url.path})}", status_code=303)
     return error_page(request, problem)
 
 
-def error_page(request: Request, problem: Problem) -> Response:  # noqa: ARG001 - the template will want it
-    """A small page that says what is wrong."""
-    text = f"<!doctype html><title>{html.escape(problem.title)}</title><h1>{html.escape(problem.title)}</h1>"
-    text += f"<p>{html.escape(problem.detail)}</p>"
-    return HTMLResponse(text, problem.status, problem.headers)
+def error_page(request: Request, problem: Problem) -> Response:
+    """A page that says what is wrong."""
+    problems = tuple((one.field, one.message) for one in problem.errors)
+    page = render_error(request, problem.status, problem.title, problem.detail, problems)
+    page.headers.update(problem.headers)
+    return page
 
 
 async def _handle(request: Request, error: Exception) -> Response:

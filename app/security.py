@@ -58,6 +58,7 @@ def authenticate(
     """
     if not hasattr(request.state, "identity"):
         request.state.identity = _identify(request)
+        request.state.user = request.state.identity.user if request.state.identity else None
     identity: Identity | None = request.state.identity
     return identity
 

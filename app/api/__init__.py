@@ -1,0 +1,17 @@
+"""The REST API, version 1. `routers` is what `app/main.py` includes."""
+
+from fastapi import APIRouter
+
+from app.api import account, datasets, live, models, runs, system, uploads
+
+routers: list[APIRouter] = [
+    system.router,
+    account.tokens,
+    account.sessions,
+    account.users,
+    datasets.router,
+    uploads.router,
+    runs.router,
+    live.router,
+    models.router,
+]

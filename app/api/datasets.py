@@ -1,0 +1,152 @@
+"""Datasets, their versions and pictures."""
+
+import shutil
+from typing import Annotated
+
+from fastapi import Query, Response
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from starlette.responses import FileResponse
+
+from app.api.routing import CreatingRoute, Pages, Sorted, api_router
+from app.api.schemas import DatasetIn, DatasetOut, DatasetPatch, ImageOut, Listed, UploadOut, VersionOut
+from app.dependencies import Person, ReadSession, SettingsOf, TheHouse, WriteSession
+from app.presenting import API, dataset_out, image_out, upload_out, version_out
+from core import catalog, datasets
+from core.database import after_commit
+from core.errors import NotFound
+from core.storage import Storage, blob_key, thumbnail_key
+from core.tables import Dataset, Upload, utc_now
+from core.uploads import incoming_folder
+
+router = api_router("datasets", CreatingRoute)
+KEEP_FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
+
+
+def _with_latest(session: Session, dataset: Dataset) -> DatasetOut:
+    return dataset_out(dataset, datasets.latest_version(session, dataset.id))
+
+
+@router.get("/datasets")
+def list_datasets(session: ReadSession, person: Person, asked: Sorted) -> Listed[DatasetOut]:
+    """One's datasets; sorts: created_at, name."""
+    page = catalog.list_datasets(session, person.id, asked.wish())
+    latest = catalog.latest_versions(session, [one.id for one in page.items])
+    items = [dataset_out(one, latest.get(one.id)) for one in page.items]
+    return Listed(items=items, next_cursor=page.next_cursor)
+
+
+@router.post("/datasets", status_code=201)
+def make_dataset(given: DatasetIn, session: WriteSession, person: Person, response: Response) -> DatasetOut:
+    """Make an empty dataset."""
+    dataset = datasets.create_dataset(session, person.id, given.name, given.description)
+    response.headers["Location"] = f"{API}/datasets/{dataset.id}"
+    return dataset_out(dataset, None)
+
+
+@router.get("/datasets/{dataset_id}")
+def read_dataset(dataset_id: str, session: ReadSession, person: Person) -> DatasetOut:
+    """A dataset with its newest version."""
+    return _with_latest(session, datasets.find_dataset(session, person.id, dataset_id))
+
+
+@router.patch("/datasets/{dataset_id}")
+def change_dataset(dataset_id: str, given: DatasetPatch, session: WriteSession, person: Person) -> DatasetOut:
+    """Change a dataset's name or description."""
+    dataset = datasets.find_dataset(session, person.id, dataset_id)
+    if given.name is not None:
+        dataset.name = datasets.checked_name(given.name)
+    if given.description is not None:
+        dataset.description = given.description
+    dataset.updated_at = utc_now()
+    return _with_latest(session, dataset)
+
+
+@router.delete("/datasets/{dataset_id}", status_code=204)
+def delete_dataset(
+    dataset_id: str,
+    session: WriteSession,
+    person: Person,
+    settings: SettingsOf,
+    force: Annotated[bool, Query(description="Delete it although runs use it.")] = False,
+) -> None:
+    """Delete a dataset; its runs and models stay."""
+    dataset = datasets.find_dataset(session, person.id, dataset_id)
+    received = session.scalars(select(Upload.id).where(Upload.dataset_id == dataset.id)).all()
+    datasets.delete_dataset(session, dataset, force=force)
+    for upload_id in received:
+        folder = incoming_folder(settings, upload_id)
+        after_commit(session, lambda folder=folder: shutil.rmtree(folder, ignore_errors=True))  # type: ignore[misc]
+
+
+@router.get("/datasets/{dataset_id}/uploads")
+def list_uploads(
+    dataset_id: str, session: ReadSession, person: Person, limit: Annotated[int, Query(ge=1, le=200)] = 50
+) -> Listed[UploadOut]:
+    """The newest uploads of a dataset."""
+    dataset = datasets.find_dataset(session, person.id, dataset_id)
+    return Listed(items=[upload_out(one) for one in catalog.list_uploads(session, dataset.id, limit)])
+
+
+@router.get("/datasets/{dataset_id}/versions")
+def list_versions(dataset_id: str, session: ReadSession, person: Person, paging: Pages) -> Listed[VersionOut]:
+    """The versions of a dataset, newest first."""
+    dataset = datasets.find_dataset(session, person.id, dataset_id)
+    wish = catalog.Wish(limit=paging.limit, cursor=paging.cursor)
+    page = catalog.list_versions(session, dataset.id, wish)
+    return Listed(items=[version_out(one) for one in page.items], next_cursor=page.next_cursor)
+
+
+@router.get("/dataset-versions/{version_id}")
+def read_version(version_id: str, session: ReadSession, person: Person) -> VersionOut:
+    """A frozen list of pictures: its classes, counts and fingerprints."""
+    return version_out(datasets.find_version(session, person.id, version_id))
+
+
+@router.get("/dataset-versions/{version_id}/images")
+def list_images(
+    version_id: str,
+    session: ReadSession,
+    person: Person,
+    paging: Pages,
+    class_name: Annotated[str | None, Query(max_length=1024)] = None,
+    split: Annotated[str | None, Query(max_length=20, description="train, validation or test")] = None,
+) -> Listed[ImageOut]:
+    """The pictures of a version, in its order."""
+    version = datasets.find_version(session, person.id, version_id)
+    page = catalog.version_images(
+        session, version, class_name=class_name, split=split, limit=paging.limit, cursor=paging.cursor
+    )
+    items = [image_out(one, version.class_names) for one in page.items]
+    return Listed(items=items, next_cursor=page.next_cursor)
+
+
+@router.get(
+    "/images/{image_id}/thumbnail",
+    response_class=FileResponse,
+    responses={200: {"content": {"image/webp": {}}, "description": "At most 240 pixels, encoded by Thaw."}},
+)
+def thumbnail(image_id: str, session: ReadSession, person: Person, house: TheHouse) -> FileResponse:
+    """The small picture; never a byte of the original."""
+    image = catalog.find_image(session, person.id, image_id)
+    path = _stored(house.storage, thumbnail_key(image.sha256))
+    return FileResponse(path, media_type="image/webp", headers=KEEP_FOR_EVER)
+
+
+@router.get(
+    "/images/{image_id}/original",
+    response_class=FileResponse,
+    responses={200: {"content": {"application/octet-stream": {}}, "description": "The bytes that were uploaded."}},
+)
+def original(image_id: str, session: ReadSession, person: Person, house: TheHouse) -> FileResponse:
+    """The original, as a download only."""
+    image = catalog.find_image(session, person.id, image_id)
+    path = _stored(house.storage, blob_key(image.sha256))
+    name = f"{image.sha256[:16]}.{image.format.lower()}"
+    return FileResponse(path, media_type="application/octet-stream", filename=name, headers=KEEP_FOR_EVER)
+
+
+def _stored(storage: Storage, key: str) -> str:
+    if not storage.has(key):
+        raise NotFound("The file is not in the storage any more.")
+    return str(storage.path(key))

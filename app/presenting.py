@@ -1,0 +1,249 @@
+"""Rows as the API shows them; also what event streams send to pages."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from itertools import chain
+from typing import Any
+
+from app.api.schemas import (
+    ClassOut,
+    DatasetOut,
+    EvaluationOut,
+    Failure,
+    FormatOut,
+    ImageOut,
+    LogLineOut,
+    MetricOut,
+    ModelOut,
+    PredictionOut,
+    Progress,
+    ReceiptCounts,
+    ReceiptLine,
+    RunOut,
+    SplitCounts,
+    UploadOut,
+    UploadProgress,
+    VersionOut,
+)
+from core.models import FORMATS
+from core.tables import (
+    Dataset,
+    DatasetVersion,
+    Export,
+    ExportStatus,
+    LogLine,
+    Metric,
+    Prediction,
+    ReceiptRow,
+    Run,
+    TrainedModel,
+    Upload,
+    VersionImage,
+)
+
+API = "/api/v1"
+
+
+def thumbnail_url(image_id: str) -> str:
+    """Where the small picture is."""
+    return f"{API}/images/{image_id}/thumbnail"
+
+
+def version_out(version: DatasetVersion) -> VersionOut:
+    """A dataset version."""
+    classes = [
+        ClassOut(name=name, label=label, counts=SplitCounts(**version.counts[name]))
+        for label, name in enumerate(version.class_names)
+    ]
+    return VersionOut(
+        id=version.id,
+        dataset_id=version.dataset_id,
+        number=version.number,
+        fingerprint=version.fingerprint,
+        test_fingerprint=version.test_fingerprint,
+        created_at=version.created_at,
+        classes=classes,
+        image_count=version.image_count,
+        issues=version.issues,
+        notes=version.notes,
+    )
+
+
+def dataset_out(dataset: Dataset, latest: DatasetVersion | None) -> DatasetOut:
+    """A dataset with its newest version."""
+    return DatasetOut(
+        id=dataset.id,
+        name=dataset.name,
+        description=dataset.description,
+        created_at=dataset.created_at,
+        updated_at=dataset.updated_at,
+        latest_version=None if latest is None else version_out(latest),
+    )
+
+
+def image_out(place: VersionImage, class_names: list[str]) -> ImageOut:
+    """A picture's place in a version; `.image` must be loaded."""
+    image = place.image
+    return ImageOut(
+        id=image.id,
+        sha256=image.sha256,
+        filename=place.filename,
+        class_name=class_names[place.label],
+        split=place.split,
+        group=place.group,
+        width=image.width,
+        height=image.height,
+        format=image.format,
+        thumbnail_url=thumbnail_url(image.id),
+        original_url=f"{API}/images/{image.id}/original",
+    )
+
+
+def upload_out(upload: Upload) -> UploadOut:
+    """An upload."""
+    return UploadOut(
+        id=upload.id,
+        dataset_id=upload.dataset_id,
+        status=upload.status,
+        received_bytes=upload.received_bytes,
+        total_bytes=upload.total_bytes,
+        progress=UploadProgress(files_done=upload.files_done, files_total=upload.files_total),
+        receipt=ReceiptCounts(
+            kept=upload.kept,
+            fixed=upload.fixed,
+            refused=upload.refused,
+            skipped=upload.skipped,
+            by_reason=upload.by_reason,
+        ),
+        dataset_version_id=upload.dataset_version_id,
+        error=upload.error,
+        created_at=upload.created_at,
+        finished_at=upload.finished_at,
+    )
+
+
+def receipt_line(row: ReceiptRow) -> ReceiptLine:
+    """A line of a receipt."""
+    return ReceiptLine(path=row.path, outcome=row.outcome, reason=row.reason, image_id=row.image_id)
+
+
+def run_out(run: Run, model_id: str | None) -> RunOut:
+    """A run."""
+    return RunOut(
+        id=run.id,
+        name=run.name,
+        notes=run.notes,
+        tags=run.tags,
+        status=run.status,
+        dataset_id=run.dataset_id,
+        dataset_version_id=run.dataset_version_id,
+        dataset_title=run.dataset_title,
+        group_id=run.group_id,
+        retry_of=run.retry_of,
+        preset=run.preset,
+        config=run.config,
+        attempt=run.attempt,
+        progress=progress_out(run),
+        cancel_requested=run.cancel_requested_at is not None,
+        created_at=run.created_at,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+        model_id=model_id,
+        failure=None if run.failure is None else Failure.model_validate(run.failure),
+        summary=run.summary,
+        machine=run.machine,
+        code_version=run.code_version,
+        revision=run.revision,
+    )
+
+
+def progress_out(run: Run) -> Progress:
+    """How far a run is."""
+    return Progress.model_validate(run.progress)
+
+
+def metric_out(metric: Metric) -> MetricOut:
+    """One value of one epoch."""
+    return MetricOut(
+        phase=metric.phase,
+        phase_index=metric.phase_index,
+        epoch=metric.epoch,
+        split=metric.split,
+        name=metric.name,
+        value=metric.value,
+    )
+
+
+def log_line_out(line: LogLine) -> LogLineOut:
+    """One line of the log."""
+    return LogLineOut(number=line.number, created_at=line.created_at, message=line.message)
+
+
+def evaluation_out(body: Mapping[str, Any], looks: int) -> EvaluationOut:
+    """A run's evaluation."""
+    return EvaluationOut.model_validate({"comparison": None, **body, "looks": looks})
+
+
+def prediction_out(row: Prediction, class_names: list[str], place: VersionImage | None) -> PredictionOut:
+    """What a network said of a picture; `place` is None once the dataset was deleted."""
+    return PredictionOut(
+        image_id=row.image_id,
+        filename=None if place is None else place.filename,
+        true_class=class_names[row.true_label],
+        predicted_class=class_names[row.predicted_label],
+        confidence=row.confidence,
+        true_probability=row.true_probability,
+        probabilities=dict(zip(class_names, row.probabilities, strict=True)),
+        thumbnail_url=None if place is None else thumbnail_url(row.image_id),
+    )
+
+
+def model_out(model: TrainedModel, exports: Mapping[str, Export]) -> ModelOut:
+    """A model with the state of every format."""
+    return ModelOut(
+        id=model.id,
+        run_id=model.run_id,
+        name=model.name,
+        notes=model.notes,
+        dataset_title=model.dataset_title,
+        backbone=model.backbone,
+        class_names=model.class_names,
+        image_size=model.image_size,
+        resize=model.resize,
+        test_accuracy=model.test_accuracy,
+        evaluation=model.summary,
+        formats=[_format_out(name, exports.get(name)) for name in FORMATS],
+        created_at=model.created_at,
+    )
+
+
+def _format_out(name: str, export: Export | None) -> FormatOut:
+    if export is None:
+        return FormatOut(format=name, status="none")
+    status = "building" if export.status == ExportStatus.QUEUED else export.status.value
+    return FormatOut(
+        format=name,
+        status=status,
+        size_bytes=export.size_bytes,
+        sha256=export.sha256,
+        agreement=export.agreement,
+        error=export.error,
+    )
+
+
+def csv_lines(header: Iterable[str], rows: Iterable[Iterable[object]]) -> Iterator[str]:
+    """CSV (RFC 4180), line by line. Texts that a spreadsheet would run as a formula get an apostrophe before them."""
+    for row in chain([header], rows):
+        yield ",".join(_csv_cell(value) for value in row) + "\r\n"
+
+
+def _csv_cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    text = str(value)
+    if isinstance(value, str) and text[:1] in {"=", "+", "-", "@", "\t", "\r"}:
+        text = f"'{text}"
+    quoted = any(character in text for character in ',"\r\n')
+    return '"' + text.replace('"', '""') + '"' if quoted else text
