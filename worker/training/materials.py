@@ -17,7 +17,7 @@ from worker.training.layers import AugmentationLayer
 from worker.training.learner import Logits, logits_of
 from worker.training.network import Network, resolve_first, set_trainable, split_backbone
 from worker.training.orders import Orders
-from worker.training.precision import in_bfloat16
+from worker.training.precision import ENOUGH, LOOKED_AT, bfloat16_cosine, in_bfloat16
 from worker.training.run_folder import RunFolder
 
 
@@ -63,7 +63,8 @@ class Workplace:
     """What every phase of a run needs.
 
     Attributes:
-        bfloat16: true where frozen parts run in bfloat16.
+        wants_bfloat16: frozen parts may run in bfloat16 where that is checked to agree.
+        precision: what the frozen parts ran in.
     """
 
     folder: RunFolder
@@ -72,7 +73,8 @@ class Workplace:
     store: FeatureStore
     speaker: Speaker
     orders: Orders
-    bfloat16: bool = False
+    wants_bfloat16: bool
+    precision: str = "float32"
 
     @property
     def config(self) -> TrainingConfig:
@@ -171,11 +173,24 @@ def _stored(
 
 def _extractor(work: Workplace, frozen: keras.Model, views: int) -> Extractor:
     augmentation = None if views == 1 else work.config.augmentation
+    fast = _fast_form(work, frozen) if work.wants_bfloat16 else None
     vector = len(frozen.output.shape) == 2
-    storage = np.dtype(ml_dtypes.bfloat16) if work.bfloat16 and not vector else np.dtype(np.float32)
-    runs = in_bfloat16(frozen) if work.bfloat16 else frozen
+    storage = np.dtype(np.float32) if fast is None or vector else np.dtype(ml_dtypes.bfloat16)
+    runs = frozen if fast is None else fast
     name = f"{work.config.backbone}/{work.network.form}/{frozen.layers[-1].name}"
     return make_extractor(runs, name, augmentation, storage)
+
+
+def _fast_form(work: Workplace, frozen: keras.Model) -> keras.Model | None:
+    """The frozen part in bfloat16, or None where that changes its features too much."""
+    fast = in_bfloat16(frozen)
+    pictures = work.pictures.batch(work.positions("train")[:LOOKED_AT])
+    cosine = bfloat16_cosine(frozen, fast, pictures, work.folder.feature_store)
+    if cosine > ENOUGH:
+        work.precision = "bfloat16"
+        return fast
+    work.speaker.log(f"bfloat16 differs too much from float32 here (cosine {cosine:.5f}): float32 is used.")
+    return None
 
 
 def _speak_of_features(work: Workplace, phase: FrozenPhase | FineTunePhase, index: int) -> Callable[[int, int], None]:

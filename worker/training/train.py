@@ -35,11 +35,10 @@ from worker.training.network import build_network, layer_summary, set_trainable
 from worker.training.orders import Orders
 from worker.training.phases import PhaseRun
 from worker.training.pictures import decode
-from worker.training.precision import agrees, bfloat16_agrees, processor_has_bfloat16
+from worker.training.precision import processor_has_bfloat16
 from worker.training.run_folder import RunFolder
 
 RESULT = "result.json"
-_LOOKED_AT = 16  # pictures on which bfloat16 is compared with float32
 
 
 def train(folder: RunFolder, pictures: DecodedPictures, speaker: Speaker, orders: Orders) -> None:
@@ -65,9 +64,8 @@ def train(folder: RunFolder, pictures: DecodedPictures, speaker: Speaker, orders
     pictures.set_resize(PictureResizer(folder.config.image_size, folder.config.resize))
     network = build_network(folder.config, len(folder.class_names))
     ledger.meet(network)
-    work = Workplace(folder, network, pictures, FeatureStore(folder, pictures), speaker, orders)
+    work = Workplace(folder, network, pictures, FeatureStore(folder, pictures), speaker, orders, wants_bfloat16)
     _wait_for_pictures(work)
-    work.bfloat16 = wants_bfloat16 and _bfloat16_holds(work)
     seconds["prepare"] = time.monotonic() - started
     _run_phases(work, ledger)
     seconds.update({f"phase_{result['phase_index']}": result["seconds"] for result in ledger.state.results})
@@ -77,16 +75,6 @@ def train(folder: RunFolder, pictures: DecodedPictures, speaker: Speaker, orders
 def _may_use_bfloat16(folder: RunFolder) -> bool:
     wanted = folder.config.precision
     return wanted == "mixed" or (wanted == "auto" and processor_has_bfloat16())
-
-
-def _bfloat16_holds(work: Workplace) -> bool:
-    """Check bfloat16 on real pictures, unless nothing would run in it."""
-    if all(phase.features == "live" for phase in work.config.phases):
-        return False
-    cosine = bfloat16_agrees(work.network.backbone, work.pictures.batch(work.positions("train")[:_LOOKED_AT]))
-    if not agrees(cosine):
-        work.speaker.log(f"bfloat16 differs too much from float32 here (cosine {cosine:.5f}): float32 is used.")
-    return agrees(cosine)
 
 
 def _wait_for_pictures(work: Workplace) -> None:
@@ -238,7 +226,7 @@ def _write_result(
         "agreement": exported.as_json()["agreement"],
         "exports": [exported.as_json()],
         "files": _files(path),
-        "machine": machine(work.folder.threads, "bfloat16" if work.bfloat16 else "float32"),
+        "machine": machine(work.folder.threads, work.precision),
     }
     work.orders.check()
     _write_json(path / RESULT, result)
