@@ -14,7 +14,6 @@ from core.tables import TrainedModel
 from worker.hold import Hold
 from worker.workplace import Workplace
 
-ZIP = "saved_model.zip"
 DOCUMENTS = ("layers", "evaluation", "result")
 
 
@@ -36,12 +35,12 @@ def harvest(place: Workplace, hold: Hold, folder: Path, result_name: str) -> Non
     try:
         _store(place, key, folder / "model", hold.keep)
         hold.keep()
-        export = _export(folder / "model" / ZIP, key, result)
+        exports = [_export(folder / "model", key, told) for told in result["exports"]]
         documents = {kind: _read(folder / f"{kind}.json") for kind in DOCUMENTS if kind != "result"}
         documents["result"] = result
 
         def finish(session: Any) -> None:
-            success = Success(result["summary"], documents, _lines(folder / "predictions.jsonl"), [export], key)
+            success = Success(result["summary"], documents, _lines(folder / "predictions.jsonl"), exports, key)
             finish_succeeded(session, hold.claim, success)
 
         hold.write(finish)
@@ -58,15 +57,17 @@ def _store(place: Workplace, key: str, folder: Path, keep: Callable[[], None]) -
         keep()
 
 
-def _export(archive: Path, key: str, result: dict[str, Any]) -> dict[str, Any]:
+def _export(folder: Path, key: str, told: dict[str, Any]) -> dict[str, Any]:
+    """A row of `result.json`'s exports as a row of ours; the file must be the one that was proved."""
+    name = f"{told['format']}.zip"
+    if sha256_of(folder / name) != told["sha256"]:
+        raise ValueError(f"The file {name} is not the one that the trainer has checked.")
     return {
-        "format": "saved_model",
-        "storage_key": f"{key}/{ZIP}",
-        "size_bytes": archive.stat().st_size,
-        "sha256": sha256_of(archive),
-        "agreement": next(
-            (one.get("agreement") for one in result.get("files", []) if one["format"] == "saved_model"), None
-        ),
+        "format": told["format"],
+        "storage_key": f"{key}/{name}",
+        "size_bytes": told["size_bytes"],
+        "sha256": told["sha256"],
+        "agreement": told["agreement"],
     }
 
 

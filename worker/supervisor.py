@@ -152,9 +152,7 @@ class Attempt:
         elif code == 0 and relay.result is not None:
             self._succeed(folder, relay.result)
         elif failure is not None:
-            self._conclude_failure(
-                str(failure.get("kind")), str(failure.get("message")), str(failure.get("advice", ""))
-            )
+            self._conclude_failure(failure, relay)
         elif self._place.stopping:
             self._finish(lambda session: give_back(session, held, "Queued again: the worker was stopped"))
         else:
