@@ -41,7 +41,7 @@ METRIC_COLUMNS = ("phase", "phase_index", "epoch", "split", "name", "value")
 def _outs(session: Session, found: Sequence[Run]) -> list[RunOut]:
     """Runs with the ids of their models, by one query."""
     query = select(TrainedModel.run_id, TrainedModel.id).where(TrainedModel.run_id.in_([run.id for run in found]))
-    models: dict[str | None, str] = dict(session.execute(query).tuples().all())
+    models: dict[str | None, str] = {row.run_id: row.id for row in session.execute(query)}
     return [run_out(run, models.get(run.id)) for run in found]
 
 
