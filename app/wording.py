@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+Z = 1.959964  # of the normal distribution, for 95 %
 NONE = "\N{EN DASH}"  # where a table has no value
 SPLIT_SHORT = {"train": "train", "validation": "val.", "test": "test"}
 PHASE_WORDS = {
@@ -48,10 +49,9 @@ def wilson(right: float, count: int) -> tuple[float, float]:
     """95 % interval of a share (Wilson 1927): `right` of `count`; (0, 1) without pictures."""
     if count <= 0:
         return 0.0, 1.0
-    z = 1.959964
     share = right / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    middle = (share + Z * Z / (2 * count)) / (1 + Z * Z / count)
+    half = Z * math.sqrt(share * (1 - share) / count + Z * Z / (4 * count * count)) / (1 + Z * Z / count)
     return max(0.0, middle - half), min(1.0, middle + half)
 
 

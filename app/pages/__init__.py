@@ -2,12 +2,13 @@
 
 from fastapi import APIRouter
 
-from app.pages import account, datasets, gate, home, models, new_run, runs, system
+from app.pages import account, datasets, gate, home, models, new_run, runs, sending, system
 
 # new_run before runs: /runs/new is not a run's id
 routers: list[APIRouter] = [
     home.router,
     datasets.router,
+    sending.router,
     new_run.router,
     runs.router,
     models.router,

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.pages.progress import Step, epochs_by_phase, status_words, steps
-from app.wording import PHASE_WORDS, wilson
+from app.wording import Z
 from core.backbones import BACKBONES
 from core.catalog import latest_versions
 from core.tables import Dataset, DatasetVersion, Run, TrainedModel, Upload, UploadStatus, VersionImage
@@ -81,14 +81,17 @@ def score_of(summary: Mapping[str, Any]) -> Score | None:
     accuracy = summary.get("test_accuracy")
     if accuracy is None:
         return None
-    count = summary.get("test_count") or summary.get("test_pictures") or 0
-    pair = summary.get("test_accuracy_interval") or wilson(accuracy * count, count)
-    return Score(accuracy, (pair[0], pair[1]), count or _count_from(pair))
+    low, high = summary["test_accuracy_interval"]
+    return Score(accuracy, (low, high), _count_from(accuracy, (low, high)))
 
 
-def _count_from(pair: Sequence[float]) -> int:
-    # an older summary without its count: a narrow interval must have come from many pictures
-    return 50 if pair[1] - pair[0] < 0.25 else 10
+def _count_from(accuracy: float, pair: Sequence[float]) -> int:
+    """How many pictures a Wilson interval was computed from: its middle and its width give the count back."""
+    middle, half = (pair[0] + pair[1]) / 2, (pair[1] - pair[0]) / 2
+    # z^2 / n, from the middle; near 0.5 that is 0 / 0, so there from the width
+    by_middle = (accuracy - middle) / (middle - 0.5) if abs(middle - 0.5) > 0.01 else 0.0
+    spread = by_middle or 4 * half * half / max(1e-9, 1 - 4 * half * half)
+    return round(Z * Z / spread) if spread > 0 else 0
 
 
 def backbone_title(backbone: str) -> str:
@@ -149,8 +152,3 @@ def model_rows(models: Sequence[TrainedModel], sizes: Mapping[str, int] | None =
     """Rows of the models of one page; `sizes` are bytes of their SavedModel by model id."""
     known = sizes or {}
     return [ModelRow(one, backbone_title(one.backbone), score_of(one.summary), known.get(one.id)) for one in models]
-
-
-def phase_title(kind: str) -> str:
-    """frozen -> Frozen phase."""
-    return PHASE_WORDS.get(kind, kind)

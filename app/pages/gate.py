@@ -55,7 +55,9 @@ def start(request: Request, settings: SettingsOf, key: str = "") -> Response:
     """Exchange the one-time link for a cookie. A second use by the same browser just goes on."""
     if getattr(request.state, "user", None) is not None:
         return see_other("/")
-    with request.app.state.house.database.write() as writing:  # a GET that writes: a link is all that a terminal can print
+    with (
+        request.app.state.house.database.write() as writing
+    ):  # a GET that writes: a link is all that a terminal can print
         user = accounts.use_start_link(writing, key)
         return signed_in(request, writing, user, settings, "/")
 

@@ -80,6 +80,14 @@ class ModelView(View):
 
 
 @dataclass(frozen=True)
+class AnswersView(View):
+    """What the model said of some pictures, one after the other."""
+
+    template = "models/answers.html"
+    answers: Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class DeleteView(View):
     """What deleting a model takes away, before it happens."""
 

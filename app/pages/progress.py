@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.wording import PHASE_WORDS, duration
+from app.wording import PHASE_WORDS
 from core.tables import Metric, Run, RunStatus
 
 PHASE_KINDS = ("frozen", "fine_tune")
@@ -126,10 +126,3 @@ def _running_words(progress: Mapping[str, Any]) -> tuple[str, str]:
     epoch, total = progress.get("epoch"), progress.get("epochs_total")
     where = f", epoch {epoch} of {total}" if phase in PHASE_KINDS and epoch and total else ""
     return colour, PHASE_WORDS.get(phase, str(phase)) + where
-
-
-def spoken(run: Run) -> str:
-    """One sentence for people who listen: changes with the epoch, not with every tick."""
-    words = status_words(run)[1]
-    eta = run.progress.get("eta_seconds")
-    return f"{words}, {duration(eta)} left." if eta and run.status == RunStatus.RUNNING else f"{words}."

@@ -15,7 +15,7 @@ from app.pages.forms import see_other
 from app.pages.judged import Judged, JudgeWish, judge
 from app.pages.metrics import EpochRow, best_epochs, epoch_rows
 from app.pages.network import PhaseLayers, layer_summary
-from app.pages.progress import Step, epochs_by_phase, spoken, status_words, steps
+from app.pages.progress import Step, epochs_by_phase, status_words, steps
 from app.templating import View, render
 from app.wording import scale_from
 from core.catalog import Wish, list_datasets, list_runs, log_lines, model_of_run, run_document, run_metrics, runs_ahead
@@ -80,7 +80,6 @@ class RunView(View):
     words: str
     backbone: str
     steps: Sequence[Step]
-    spoken: str
     ahead: int
     epochs: Sequence[EpochRow]
     best: dict[int, int]
@@ -99,11 +98,11 @@ class ProgressView(View):
 
     template = "runs/_progress.html"
     run: Run
+    badge: str
+    words: str
     steps: Sequence[Step]
-    spoken: str
     ahead: int
     epochs: Sequence[EpochRow]
-    ended: bool
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,6 @@ def run_view(session: Session, run: Run, wish: JudgeWish) -> RunView:
         words=words,
         backbone=backbone_title(run.config["backbone"]),
         steps=steps(run, epochs_by_phase(session, [run.id])[run.id]),
-        spoken=spoken(run),
         ahead=runs_ahead(session, run) if run.status == RunStatus.QUEUED else 0,
         epochs=metrics,
         best=best_epochs(metrics),
@@ -183,13 +181,14 @@ def run_view(session: Session, run: Run, wish: JudgeWish) -> RunView:
 def show_progress(request: Request, session: ReadSession, person: Person, run_id: str) -> Response:
     """The status line alone."""
     run = find_run(session, person.id, run_id)
+    badge, words = status_words(run)
     view = ProgressView(
         run=run,
+        badge=badge,
+        words=words,
         steps=steps(run, epochs_by_phase(session, [run.id])[run.id]),
-        spoken=spoken(run),
         ahead=runs_ahead(session, run) if run.status == RunStatus.QUEUED else 0,
         epochs=epoch_rows(run_metrics(session, run.id))[-1:],
-        ended=run.status not in {RunStatus.QUEUED, RunStatus.RUNNING},
     )
     return render(request, view)
 

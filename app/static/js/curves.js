@@ -1,0 +1,189 @@
+// Accuracy and loss by epoch, drawn by uPlot from the table under them: one line a phase, the thaw drawn as an edge, the kept epoch ringed.
+const NAMES = { accuracy: (value) => value * 100, loss: (value) => value };
+const KINDS = { frozen: "frozen", fine_tune: "fine-tune" };
+
+// The rows of the table, in order.
+export function readRows(box) {
+  return [...box.querySelectorAll("[data-metrics] tbody tr")].map((row) => ({
+    phase: row.dataset.phase,
+    index: Number(row.dataset.index),
+    epoch: Number(row.dataset.epoch),
+    value: (split, name) => {
+      const text = row.querySelector(`[data-of="${split} ${name}"]`)?.dataset.value;
+      return text === undefined ? null : Number(text);
+    },
+  }));
+}
+
+export function start(box) {
+  const charts = [...box.querySelectorAll("[data-plot]")].map((place) => new Chart(place));
+  const draw = () => {
+    const rows = readRows(box);
+    box.querySelector("[data-charts]").hidden = !rows.length;
+    box.querySelector("[data-metrics]").hidden = !rows.length;
+    box.querySelector("[data-no-epochs]").hidden = rows.length > 0;
+    if (rows.length && globalThis.uPlot) for (const chart of charts) chart.show(rows);
+  };
+  box.addEventListener("metrics", draw);
+  const themes = new MutationObserver(draw);
+  themes.observe(document.documentElement, { attributeFilter: ["data-theme"] });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  if (!globalThis.uPlot) addEventListener("load", draw);
+  draw();
+}
+
+// uPlot draws on a canvas, so that it needs colours as text: they are read off an element that has the class.
+function colour(name) {
+  const probe = document.createElement("i");
+  probe.className = `probe probe--${name}`;
+  document.body.append(probe);
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  return found;
+}
+
+class Chart {
+  constructor(place) {
+    this.place = place;
+    this.name = place.dataset.plot;
+    this.said = document.createElement("p");
+    this.said.className = "xs muted num plot__says";
+    place.after(this.said);
+    new ResizeObserver(() => this.plot?.setSize(this.measure())).observe(place);
+  }
+
+  measure() {
+    return { width: Math.max(200, Math.floor(this.place.clientWidth)), height: innerWidth < 640 ? 210 : 260 };
+  }
+
+  show(rows) {
+    const key = `${rows.map((row) => row.index).filter((one, i, all) => all.indexOf(one) === i)} ${colour("ink")}`;
+    this.rows = rows;
+    this.phases = phasesOf(rows);
+    const data = this.data();
+    if (this.key === key) this.plot.setData(data);
+    else {
+      this.plot?.destroy();
+      this.key = key;
+      this.plot = new uPlot(this.options(), data, this.place);
+    }
+    this.say(rows.length - 1);
+    this.place.setAttribute("aria-label", `${this.name} by epoch. ${this.said.textContent}. The same as a table below.`);
+  }
+
+  // Every phase begins where the one before it ended, so that the line does not break at the thaw.
+  data() {
+    const epochs = this.rows.map((row) => row.epoch);
+    const lines = this.phases.flatMap((phase) => ["train", "validation"].map((split) => this.rows.map((row, i) => {
+      if (i < phase.first - (phase.first > 0 ? 1 : 0) || i > phase.last) return null;
+      const value = row.value(split, this.name);
+      return value === null ? null : NAMES[this.name](value);
+    })));
+    return [epochs, ...lines];
+  }
+
+  options() {
+    const axis = colour("axis"), grid = colour("grid");
+    const series = this.phases.flatMap((phase) => {
+      const stroke = colour(phase.kind);
+      return [
+        { stroke, width: 1.5, dash: [5, 4], points: { show: this.rows.length < 3, size: 5 } },
+        { stroke, width: 2, points: { show: this.rows.length < 3, size: 6 } },
+      ];
+    });
+    const font = "12px system-ui, sans-serif";
+    return {
+      ...this.measure(),
+      legend: { show: false },
+      padding: [18, 10, 0, 0],
+      cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
+      scales: { x: { time: false, range: (_, low, high) => [Math.min(low, 1) - 0.5, Math.max(high, 4) + 0.5] }, y: { range: (_, low, high) => this.range(low, high) } },
+      axes: [
+        { stroke: axis, font, grid: { show: false }, ticks: { show: false }, incrs: [1, 2, 5, 10, 20, 50, 100, 200], size: 30 },
+        { stroke: axis, font, grid: { stroke: grid, width: 1 }, ticks: { show: false }, size: 44 },
+      ],
+      series: [{}, ...series],
+      hooks: {
+        drawClear: [(plot) => this.wash(plot)],
+        draw: [(plot) => this.mark(plot)],
+        setCursor: [(plot) => this.say(plot.cursor.idx ?? this.rows.length - 1)],
+      },
+    };
+  }
+
+  range(low, high) {
+    if (low === null || high === null) return [0, 1];
+    if (this.name === "loss") return [0, Math.max(high * 1.05, 0.1)];
+    return [Math.max(0, Math.floor((low - 1) / 10) * 10), 100];
+  }
+
+  // Behind the lines: the ground of each phase and the edge between two.
+  wash(plot) {
+    const { ctx, bbox } = plot, ratio = devicePixelRatio || 1;
+    ctx.save();
+    ctx.font = `${12 * ratio}px system-ui, sans-serif`;
+    ctx.textBaseline = "bottom";
+    this.phases.forEach((phase, i) => {
+      const from = i ? plot.valToPos(this.rows[phase.first].epoch - 0.5, "x", true) : bbox.left;
+      const to = i < this.phases.length - 1 ? plot.valToPos(this.rows[phase.last].epoch + 0.5, "x", true) : bbox.left + bbox.width;
+      ctx.fillStyle = colour(`${phase.kind}-soft`);
+      ctx.fillRect(from, bbox.top, to - from, bbox.height);
+      if (i) {
+        ctx.strokeStyle = colour("axis");
+        ctx.setLineDash([3 * ratio, 3 * ratio]);
+        ctx.beginPath();
+        ctx.moveTo(from, bbox.top);
+        ctx.lineTo(from, bbox.top + bbox.height);
+        ctx.stroke();
+      }
+      ctx.fillStyle = colour(`${phase.kind}-ink`);
+      if (to - from > 30 * ratio) ctx.fillText(KINDS[phase.kind], from + 6 * ratio, bbox.top - 3 * ratio);
+    });
+    ctx.restore();
+  }
+
+  // The epoch a phase keeps: its lowest validation loss.
+  mark(plot) {
+    const { ctx } = plot, ratio = devicePixelRatio || 1;
+    ctx.save();
+    for (const phase of this.phases) {
+      const row = this.rows[phase.best];
+      const value = row?.value("validation", this.name);
+      if (value === null || value === undefined) continue;
+      ctx.beginPath();
+      ctx.arc(plot.valToPos(row.epoch, "x", true), plot.valToPos(NAMES[this.name](value), "y", true), 4.5 * ratio, 0, 2 * Math.PI);
+      ctx.fillStyle = colour("surface");
+      ctx.fill();
+      ctx.lineWidth = 2 * ratio;
+      ctx.strokeStyle = colour(phase.kind);
+      ctx.stroke();
+    }
+    ctx.restore();
+  }
+
+  say(index) {
+    const row = this.rows[index];
+    if (!row) return;
+    const text = (split) => {
+      const value = row.value(split, this.name);
+      if (value === null) return "none";
+      return this.name === "accuracy" ? `${(value * 100).toFixed(1)} %` : value.toFixed(3);
+    };
+    this.said.textContent = `Epoch ${row.epoch}: validation ${text("validation")}, train ${text("train")}`;
+  }
+}
+
+function phasesOf(rows) {
+  const phases = [];
+  rows.forEach((row, i) => {
+    let phase = phases.at(-1);
+    if (phase?.index !== row.index) phases.push((phase = { index: row.index, kind: row.phase === "frozen" ? "frozen" : "fine_tune", first: i, last: i, best: -1, loss: Infinity }));
+    phase.last = i;
+    const loss = row.value("validation", "loss");
+    if (loss !== null && loss < phase.loss) {
+      phase.loss = loss;
+      phase.best = i;
+    }
+  });
+  return phases;
+}
