@@ -155,7 +155,7 @@ class FileSink:
         try:
             with self._house.database.write() as session:
                 upload = uploads.find_upload(session, self._owner_id, self._upload_id)
-                added = [uploads.add_file(session, self._settings, upload, row) for row in rows]
+                added = uploads.add_files(session, self._settings, upload, rows)
         except BaseException:
             self._remove(rows)
             raise
@@ -264,6 +264,9 @@ class FormReader:
         name = _as_text(options.get(b"name", b""))
         filename = options.get(b"filename")
         if filename is None:
+            if name == self._field_name:
+                message = f'The form field "{name}" holds files: give each part a filename.'
+                raise InputInvalid(message, problems=(FieldProblem(name, message),))
             if name not in self._text_fields:
                 raise self._unknown(name)
             self._text = (name, bytearray())

@@ -1,7 +1,7 @@
 """The verbs of uploads: every status change of an upload lives here. `receiving -> received -> ingesting -> ready | rejected`."""
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,24 +36,37 @@ def add_file(session: Session, settings: Settings, upload: Upload, received: Upl
         Conflict: the upload does not receive any more.
         TooLarge: more files than the settings allow.
     """
+    return add_files(session, settings, upload, [received])[0]
+
+
+def add_files(session: Session, settings: Settings, upload: Upload, received: Sequence[UploadFile]) -> list[bool]:
+    """Record files (at most a few hundred at once) whose bytes are on disk already; False where it was there before.
+
+    Raises:
+        Conflict: the upload does not receive any more.
+        TooLarge: more files than the settings allow.
+    """
     must_receive(upload)
-    same = select(UploadFile.id).where(
-        UploadFile.upload_id == upload.id, UploadFile.path == received.path, UploadFile.sha256 == received.sha256
-    )
-    if session.scalar(same) is not None:
-        return False
-    count = session.scalar(select(func.count()).select_from(UploadFile).where(UploadFile.upload_id == upload.id)) or 0
-    if count >= settings.max_entries:
-        raise TooLarge(f"An upload has at most {settings.max_entries:,} files. Received: {count + 1:,}.")
-    received.upload_id = upload.id
-    session.add(received)
-    session.execute(
-        update(Upload)
-        .where(Upload.id == upload.id)
-        .values(received_bytes=Upload.received_bytes + received.size_bytes, revision=Upload.revision + 1)
-    )
-    session.flush()
-    return True
+    mine = UploadFile.upload_id == upload.id
+    query = select(UploadFile.path, UploadFile.sha256).where(mine, UploadFile.path.in_([one.path for one in received]))
+    there = {(row.path, row.sha256) for row in session.execute(query)}
+    fresh: list[bool] = []
+    for one in received:
+        fresh.append((one.path, one.sha256) not in there)
+        there.add((one.path, one.sha256))
+    new = [one for one, is_fresh in zip(received, fresh, strict=True) if is_fresh]
+    count = (session.scalar(select(func.count()).select_from(UploadFile).where(mine)) or 0) + len(new)
+    if count > settings.max_entries:
+        raise TooLarge(f"An upload has at most {settings.max_entries:,} files. Received: {count:,}.")
+    if new:
+        for one in new:
+            one.upload_id = upload.id
+        session.add_all(new)
+        more = sum(one.size_bytes for one in new)
+        values = {"received_bytes": Upload.received_bytes + more, "revision": Upload.revision + 1}
+        session.execute(update(Upload).where(Upload.id == upload.id).values(values))
+        session.flush()
+    return fresh
 
 
 def must_receive(upload: Upload) -> None:
