@@ -15,6 +15,7 @@ import os
 import shutil
 import threading
 import uuid
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -125,34 +126,35 @@ class NewSegment(Segment):
 
     def __init__(self, store: SegmentStore, keys: np.ndarray) -> None:
         self._part = store.folder / f"{uuid.uuid4().hex}.part"
-        self._file = self._part.open("w+b")
+        self._descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._close = weakref.finalize(self, os.close, self._descriptor)
         # The lock tells the others' `_remove_abandoned` that the writer lives.
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         size = len(keys) * store.record_bytes
         try:
             # Reserved now: writing to a map of a file with holes on a full disk would kill the process (SIGBUS).
-            os.posix_fallocate(self._file.fileno(), 0, size)
+            _reserve(self._descriptor, size)
         except OSError as error:
             self.abandon()
             if error.errno == errno.ENOSPC:
                 raise _disk_full(size) from error
             raise
-        super().__init__(keys, np.memmap(self._file, store.dtype, "r+", shape=(len(keys), *store.shape)))
+        super().__init__(keys, np.memmap(self._part, store.dtype, "r+", shape=(len(keys), *store.shape)))
 
     def commit(self) -> None:
         """Put the data on disk, then rename data and keys into place."""
         records = self.records
         if isinstance(records, np.memmap):
             records.flush()
-        os.fsync(self._file.fileno())
+        os.fsync(self._descriptor)
         self._part.replace(self._part.with_suffix(".data"))
         _write_aside(self._part.with_suffix(".keys"), self.keys.tobytes())
-        self._file.close()
+        self._close()
 
     def abandon(self) -> None:
         """Forget the segment."""
         self._part.unlink(missing_ok=True)
-        self._file.close()
+        self._close()
 
 
 class Lookup:
@@ -214,6 +216,16 @@ def make_room(root: Path, need: int, limit_bytes: int, reserve_bytes: int) -> No
         total -= size
     if shutil.disk_usage(root).free - need < reserve_bytes:
         raise _disk_full(need)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Take `size` bytes of disk for a file. Raises OSError (ENOSPC) when they are not there."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+        return
+    block = bytes(2**20)  # macOS has no such call: zeros are written
+    for first in range(0, size, len(block)):
+        os.pwrite(descriptor, block[: size - first], first)
 
 
 def _disk_full(need: int) -> DiskFull:

@@ -1,0 +1,87 @@
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from worker.training.events import Place, Progress, Speaker
+from worker.training.orders import Cancelled, Drained, Orders
+
+
+def _lines(descriptor: int) -> list[dict[str, object]]:
+    data = os.read(descriptor, 1_000_000)
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def test_an_event_is_one_whole_line_of_json_whatever_thread_says_it() -> None:
+    reading, writing = os.pipe()
+    speaker = Speaker(writing)
+    threads = [threading.Thread(target=speaker.log, args=(f"line {n}\nü" * 20,)) for n in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    said = _lines(reading)
+    assert len(said) == 20
+    assert all(one["event"] == "log" for one in said)
+
+
+def test_a_listener_that_went_away_does_not_stop_the_work() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    Speaker(writing).log("nobody hears this")
+
+
+def test_progress_is_said_at_most_twice_a_second() -> None:
+    reading, writing = os.pipe()
+    progress = Progress(Speaker(writing), Place("prepare"), 1000, 1000)
+    started = time.monotonic()
+    step = 0
+    while time.monotonic() - started < 1.2:
+        step += 1
+        progress.at(step, step)
+        time.sleep(0.01)
+    said = _lines(reading)
+    assert 2 <= len(said) <= 3
+
+
+def test_time_left_is_what_is_left_at_the_present_speed() -> None:
+    reading, writing = os.pipe()
+    progress = Progress(Speaker(writing), Place("frozen", 0), 100, 100)
+    for step in range(1, 13):
+        progress.at(step, step)
+        time.sleep(0.1)
+    last = _lines(reading)[-1]
+    speed, left = last["images_per_second"], last["eta_seconds"]
+    assert isinstance(speed, float)
+    assert isinstance(left, float)
+    assert 4 < speed < 12
+    assert left == pytest.approx((100 - int(str(last["step"]))) / speed, rel=0.1)
+
+
+def test_cancel_and_drain_are_raised_at_the_next_check() -> None:
+    orders = Orders()
+    orders.check()
+    orders.hear("tick")
+    orders.check()
+    orders.hear("drain")
+    with pytest.raises(Drained):
+        orders.check()
+    orders.hear("cancel")
+    with pytest.raises(Cancelled):
+        orders.check()
+
+
+def test_a_spare_waits_for_its_folder(tmp_path: Path) -> None:
+    orders = Orders()
+    threading.Timer(0.1, orders.hear, (f"run {tmp_path}/a b",)).start()
+    assert orders.wait_for_folder() == tmp_path / "a b"
+
+
+def test_a_spare_that_is_drained_ends_without_a_run() -> None:
+    orders = Orders()
+    orders.hear("drain")
+    with pytest.raises(Drained):
+        orders.wait_for_folder()

@@ -1,0 +1,98 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.errors import DiskFull
+from worker.training.segments import Lookup, SegmentStore
+
+FLOAT = np.dtype(np.float32)
+
+
+def _store(root: Path, meaning: str = "a", limit: int = 10_000_000, reserve: int = 0) -> SegmentStore:
+    return SegmentStore(root, {"meaning": meaning}, (4,), FLOAT, limit_bytes=limit, reserve_bytes=reserve)
+
+
+def _keys(*numbers: int) -> np.ndarray:
+    return np.stack([np.frombuffer(number.to_bytes(32, "big"), np.uint8) for number in numbers])
+
+
+def _fill(store: SegmentStore, *numbers: int) -> None:
+    segment = store.begin(_keys(*numbers))
+    segment.records[:] = np.asarray(numbers, np.float32)[:, np.newaxis]
+    store.publish(segment)
+    store.finish()
+
+
+def _found(store: SegmentStore, *numbers: int) -> list[float]:
+    lookup = Lookup(_keys(*numbers), store.whole_segments())
+    positions = np.setdiff1d(np.arange(len(numbers)), lookup.missing)
+    return list(lookup.gather(positions, np.empty((len(positions), 4), FLOAT))[:, 0])
+
+
+def test_what_one_store_wrote_another_reads(tmp_path: Path) -> None:
+    _fill(_store(tmp_path), 3, 1, 2)
+    _fill(_store(tmp_path), 9, 8)
+    assert _found(_store(tmp_path), 1, 9, 5, 3) == [1.0, 9.0, 3.0]
+
+
+def test_records_of_another_meaning_are_not_found(tmp_path: Path) -> None:
+    _fill(_store(tmp_path, "a"), 1)
+    assert _found(_store(tmp_path, "b"), 1) == []
+
+
+def test_a_segment_that_was_not_committed_does_not_exist(tmp_path: Path) -> None:
+    segment = _store(tmp_path).begin(_keys(1))
+    segment.records[:] = 1.0
+    assert _found(_store(tmp_path), 1) == []
+
+
+def test_a_cut_off_data_file_is_passed_over(tmp_path: Path) -> None:
+    _fill(_store(tmp_path), 1, 2)
+    (data,) = tmp_path.glob("*/*.data")
+    os.truncate(data, 7)
+    assert _found(_store(tmp_path), 1) == []
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_living_writers_part_is_kept(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path\n"
+        "from tests.worker.training.test_segments import _keys, _store\n"
+        "_store(Path(sys.argv[1])).begin(_keys(1)); os._exit(1)"
+    )
+    root = Path(__file__).resolve().parents[3]
+    subprocess.run([sys.executable, "-c", program, str(tmp_path), str(root)], check=False)
+    assert len(list(tmp_path.glob("*/*.part"))) == 1
+    living = _store(tmp_path).begin(_keys(2))
+    _store(tmp_path)
+    assert len(list(tmp_path.glob("*/*.part"))) == 1
+    living.abandon()
+
+
+def test_the_least_recently_used_segment_makes_room(tmp_path: Path) -> None:
+    store = _store(tmp_path, limit=3 * 16)
+    for number in (1, 2, 3):
+        _fill(store, number)
+        (keys,) = [path for path in tmp_path.glob("*/*.keys") if path.read_bytes() == _keys(number).tobytes()]
+        os.utime(keys, ns=(number, number))
+    _fill(store, 4)
+    assert _found(_store(tmp_path), 1, 2, 3, 4) == [2.0, 3.0, 4.0]
+
+
+def test_a_mapped_segment_outlives_its_eviction(tmp_path: Path) -> None:
+    _fill(_store(tmp_path), 1)
+    lookup = Lookup(_keys(1), _store(tmp_path).whole_segments())
+    shutil.rmtree(tmp_path)
+    assert lookup.gather(np.array([0]), np.empty((1, 4), FLOAT))[0, 0] == 1.0
+
+
+def test_the_disk_reserve_is_not_touched(tmp_path: Path) -> None:
+    store = _store(tmp_path, reserve=2**62)
+    with pytest.raises(DiskFull, match="disk is full"):
+        store.begin(_keys(1))
+    assert not list(tmp_path.glob("*/*.part"))
