@@ -119,12 +119,10 @@ class Ingest:
         except (UploadRejected, Cancelled) as refused:
             self._reject(refused)
             self._forget_bytes()
-        except FileNotFoundError:
-            if self._is_fenced():  # the upload was deleted, and its bytes with it
-                return
-            self._hand_over()
-            raise
         except Exception:  # the task boundary: counted as a failure by the sweeper, three of them reject the upload
+            if self._is_fenced():  # the upload was deleted, and its rows and bytes with it: no wonder
+                _log.info("upload %s: gone, attempt %s stops", self._claim.id, self._claim.attempt, exc_info=True)
+                return
             self._hand_over()
             raise
         finally:

@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import BinaryIO
 
 from core.errors import ArchiveRefused
@@ -175,18 +176,31 @@ def _too_many(count: int, limits: ArchiveLimits) -> ArchiveRefused:
 
 
 def _read_directory(stream: BinaryIO, where: _Directory, limits: ArchiveLimits) -> Iterator[tuple[Entry, _Place]]:
+    count = _count_records(stream, where, limits)
     stream.seek(where.offset)
-    end = where.offset + where.size
-    count = 0
-    while stream.tell() < end:
-        count += 1
-        if count > limits.entries:
-            raise _too_many(count, limits)
+    for _ in range(count):
         record = _read_record(stream)
         if record is not None:
             yield _entry(record, limits), record.place
-    if stream.tell() != end or count != where.count:
+
+
+def _count_records(stream: BinaryIO, where: _Directory, limits: ArchiveLimits) -> int:
+    """Walk over the directory, reading only lengths: a bomb of entries is refused before anything is made of them."""
+    stream.seek(where.offset)
+    count, at, end = 0, where.offset, where.offset + where.size
+    while at < end:
+        head = stream.read(_RECORD.size)
+        if len(head) < _RECORD.size or head[:4] != b"PK\x01\x02":
+            raise _cut_off()
+        count += 1
+        if count > limits.entries:
+            raise _too_many(count, limits)
+        rest = sum(struct.unpack_from("<3H", head, 28))
+        stream.seek(rest, 1)
+        at += _RECORD.size + rest
+    if at != end or count != where.count:
         raise ArchiveRefused("The archive's directory contradicts itself: it does not hold as many entries as it says.")
+    return count
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +303,7 @@ def _check_overlaps(places: list[_Place], directory: _Directory) -> list[int]:
     """
     order = sorted(range(len(places)), key=lambda number: places[number].offset)
     ends = [directory.offset] * len(places)
-    for number, following in zip(order, [*order[1:], None], strict=True):
+    for number, following in zip_longest(order, order[1:]):
         end = directory.offset if following is None else places[following].offset
         place = places[number]
         if place.offset + _LOCAL.size + len(place.raw_name) + place.packed > end:

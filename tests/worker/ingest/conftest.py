@@ -21,7 +21,7 @@ Files = dict[str, bytes | Path]
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Settings with everything under the test's own folder."""
-    return Settings(data_dir=tmp_path / "data", disk_reserve_bytes=0, ingest_processes=2)
+    return Settings(data_dir=tmp_path / "data", disk_reserve_bytes=0, ingest_processes=1)
 
 
 class Person:

@@ -51,10 +51,10 @@ def read_all(path: Path, limits: ArchiveLimits = DEFAULT) -> dict[str, bytes | s
 
 def refusal(path: Path, limits: ArchiveLimits = DEFAULT) -> str:
     """The sentence with which the whole archive is refused, in time."""
-    began = time.perf_counter()
+    began = time.process_time()  # not the clock on the wall: this machine may be busy
     with pytest.raises(ArchiveRefused) as caught:
         read_all(path, limits)
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 2.0
     assert caught.value.message.endswith(".")
     return caught.value.message
 

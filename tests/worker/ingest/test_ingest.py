@@ -1,0 +1,544 @@
+"""Uploads from received bytes to a dataset version, with a real database, real files and real decoder processes."""
+
+import threading
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+from sqlalchemy import delete, select, update
+
+from core.config import Settings
+from core.database import Database, database_now
+from core.datasets import latest_version, placed_pictures
+from core.leases import UPLOAD_LIFE, claim
+from core.storage import blob_key, open_storage, thumbnail_key
+from core.tables import Dataset, DatasetVersion, Image, Outcome, Split, Upload, UploadStatus
+from core.uploads import delete_upload, incoming_folder
+from tests.samples import sample_folder
+from tests.worker.ingest import corpus
+from tests.worker.ingest.conftest import Person
+from tests.worker.ingest.corpus import ZipEntry, classes, encoded, make_zip, picture, pixels, tarred, zipped
+from worker.ingest.ingest import Ingest, ingest_next
+
+FLOWERS = classes(["roses", "tulips"])
+
+
+def version_of(person: Person) -> DatasetVersion:
+    with person.database.read() as session:
+        version = latest_version(session, person.dataset_id)
+        assert version is not None
+        return version
+
+
+def placed(person: Person) -> dict[str, tuple[str, Split, str | None]]:
+    with person.database.read() as session:
+        version = latest_version(session, person.dataset_id)
+        assert version is not None
+        return {one.filename: (one.class_name, one.split, one.group) for one in placed_pictures(session, version)}
+
+
+def codes(person: Person, upload: Upload) -> dict[str, str]:
+    return {path: row.code or row.outcome.value for path, row in person.receipt(upload).items()}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        FLOWERS,
+        {"flowers.zip": zipped(FLOWERS)},
+        {"flowers.tar": tarred(FLOWERS)},
+        {"flowers.tar.gz": tarred(FLOWERS, mode="w:gz")},
+        {"flowers.tgz": zipped(FLOWERS)},  # the bytes tell, not the name
+    ],
+    ids=["folder", "zip", "tar", "tgz", "misnamed"],
+)
+def test_every_way_in_gives_the_same_version(files: dict[str, bytes | Path], person: Person) -> None:
+    upload = person.upload(files)
+    assert (upload.status, upload.error) == (UploadStatus.READY, None)
+    assert (upload.kept, upload.files_done, upload.files_total) == (8, 8, 8)
+    version = version_of(person)
+    assert version.id == upload.dataset_version_id
+    assert version.class_names == ["roses", "tulips"]
+    assert version.counts["roses"] == {"train": 2, "validation": 1, "test": 1}
+    assert version.image_count == 8
+    assert "70/15/15" in version.notes[0]
+
+
+def test_the_fingerprint_does_not_depend_on_the_way_in(settings: Settings, database: Database) -> None:
+    person = Person(settings, database)
+    person.upload(FLOWERS)
+    first = version_of(person)
+    with database.write() as session:
+        person.dataset_id = session.merge(Dataset(owner_id=person.owner_id, name="again")).id
+        session.flush()
+        person.dataset_id = session.scalars(select(Dataset.id).where(Dataset.name == "again")).one()
+    person.upload({"x.tar": tarred(dict(reversed(FLOWERS.items())))})
+    second = version_of(person)
+    assert (second.fingerprint, second.test_fingerprint) == (first.fingerprint, first.test_fingerprint)
+
+
+def test_blobs_and_thumbnails_are_stored_and_the_received_bytes_are_not_kept(
+    person: Person, settings: Settings
+) -> None:
+    upload = person.upload({"flowers.zip": zipped(FLOWERS)})
+    storage = open_storage(settings)
+    with person.database.read() as session:
+        images = list(session.scalars(select(Image)))
+    assert len(images) == 8
+    for image in images:
+        assert storage.path(blob_key(image.sha256)).read_bytes() in FLOWERS.values()
+        assert storage.path(thumbnail_key(image.sha256)).read_bytes().startswith(b"RIFF")
+        assert (image.width, image.height, image.format) == (24, 16, "PNG")
+        assert image.size_bytes == storage.path(blob_key(image.sha256)).stat().st_size
+    assert not incoming_folder(settings, upload.id).exists()
+
+
+def test_corrupt_files_never_fail_the_whole(person: Person) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (99, 99, 3), np.uint8)
+    half = encoded(noise, "JPEG")
+    bad = {
+        "roses/half.jpg": half[: len(half) // 2],
+        "roses/empty.jpg": b"",
+        "roses/text.jpg": b"I am no picture",
+        "roses/bomb.png": corpus.png_bomb(),
+        "roses/drawing.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "roses/notes.txt": b"hello",
+        "roses/.DS_Store": b"\x00",
+        "stray.png": picture(99),
+    }
+    upload = person.upload({"flowers.zip": zipped(FLOWERS | bad)})
+    assert upload.status == UploadStatus.READY
+    found = codes(person, upload)
+    assert {path: found[path] for path in bad} == {
+        "roses/half.jpg": "truncated",
+        "roses/empty.jpg": "empty",
+        "roses/text.jpg": "not_an_image",
+        "roses/bomb.png": "too_many_pixels",
+        "roses/drawing.svg": "unsupported_format",
+        "roses/notes.txt": "not_a_picture",
+        "roses/.DS_Store": "junk",
+        "stray.png": "no_class_folder",
+    }
+    assert (upload.kept, upload.refused, upload.skipped) == (8, 6, 2)
+    assert upload.by_reason == Counter(found[path] for path in bad)
+    assert all(row.reason for path, row in person.receipt(upload).items() if path in bad)
+
+
+def test_fixes_are_told_and_applied(person: Person) -> None:
+    exif = PillowImage.Exif()
+    exif[0x0112] = 6
+    turned = encoded(pixels(5), "JPEG", exif=exif)
+    cmyk = encoded(PillowImage.fromarray(pixels(6)).convert("CMYK"), "JPEG")
+    upload = person.upload(FLOWERS | {"roses/turned.jpg": turned, "roses/cmyk.jpg": cmyk})
+    assert (upload.kept, upload.fixed) == (8, 2)
+    receipt = person.receipt(upload)
+    assert receipt["roses/turned.jpg"].reason == "turned upright (EXIF orientation 6)"
+    assert receipt["roses/cmyk.jpg"].reason == "CMYK converted to RGB"
+    with person.database.read() as session:
+        image = session.get_one(Image, receipt["roses/turned.jpg"].image_id)
+    assert (image.width, image.height) == (16, 24)
+
+
+def test_hostile_entries_are_refused_one_by_one_and_nothing_leaves_the_data_folder(
+    person: Person, tmp_path: Path
+) -> None:
+    hostile = [
+        ZipEntry(b"../../../slip.png", picture(50)),
+        ZipEntry(str(tmp_path / "absolute.png").encode(), picture(51)),
+        ZipEntry(b"roses/link.png", b"/etc/passwd", mode=0o120777),
+        ZipEntry(b"roses/\x1b[31m.png", picture(52)),
+        ZipEntry(b"roses/secret.png", picture(53), flags=1),
+        ZipEntry(b"roses/liar.png", bytes(1_000_000), size=5),
+        ZipEntry(b"roses/inner.zip", zipped(FLOWERS)),
+    ]
+    entries = [ZipEntry(name.encode(), body) for name, body in FLOWERS.items()]
+    before = {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "data")}
+    upload = person.upload({"flowers.zip": make_zip([*entries, *hostile])})
+    assert upload.status == UploadStatus.READY
+    assert upload.by_reason == {
+        "unsafe_path": 2,
+        "link": 1,
+        "control_characters": 1,
+        "encrypted": 1,
+        "damaged_entry": 1,
+        "nested_archive": 1,
+    }
+    assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "data")} == before
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"I am no archive" * 100, "not an archive"),
+        (b"", "0 bytes"),
+        (zipped(FLOWERS)[:-30], "cut off"),
+        (make_zip([ZipEntry(b"roses/a.png", b"x", flags=1)]), "encrypted"),
+        (make_zip([ZipEntry(b"a/0.png", b"x" * 99), ZipEntry(b"a/1.png", b"x" * 99, offset=0)]), "overlap"),
+        (zipped({}), "No picture"),
+        (zipped({"readme.txt": b"hello"}), "No picture"),
+        (zipped(classes(["roses"])), 'one class, "roses"'),
+        (zipped(FLOWERS | {"lilies/a.png": picture(9)}), '"lilies" (1)'),
+    ],
+)
+def test_what_cannot_become_a_version_is_rejected_with_a_sentence(
+    body: bytes, said: str, person: Person, settings: Settings
+) -> None:
+    upload = person.upload({"flowers.zip": body})
+    assert upload.status == UploadStatus.REJECTED
+    assert upload.error is not None
+    assert said in upload.error
+    assert upload.finished_at is not None
+    assert not incoming_folder(settings, upload.id).exists()
+    with person.database.read() as session:
+        assert latest_version(session, person.dataset_id) is None
+
+
+def test_too_many_classes_are_rejected(database: Database, settings: Settings) -> None:
+    few = settings.model_copy(update={"max_classes": 2})
+    upload = Person(few, database).upload(classes(["a", "b", "c"], each=3))
+    assert upload.error is not None
+    assert "3 classes; at most 2" in upload.error
+
+
+def test_limits_of_pictures_come_from_the_settings(database: Database, settings: Settings) -> None:
+    strict = settings.model_copy(update={"max_image_bytes": 5_000, "max_image_pixels": 500})
+    person = Person(strict, database)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    upload = person.upload(
+        {"f.zip": zipped(FLOWERS | {"roses/heavy.bmp": encoded(noise, "BMP"), "roses/wide.png": picture_of(30, 20)})}
+    )
+    found = codes(person, upload)
+    assert (found["roses/heavy.bmp"], found["roses/wide.png"]) == ("too_large", "too_many_pixels")
+
+
+def picture_of(width: int, height: int) -> bytes:
+    return encoded(pixels(77, width=width, height=height))
+
+
+def test_splits_come_from_folders(person: Person) -> None:
+    files = classes(["roses", "tulips"], folder="f/train/", each=8) | classes(
+        ["roses", "tulips"], folder="f/valid/", each=2
+    )
+    upload = person.upload(files)
+    assert upload.status == UploadStatus.READY
+    version = version_of(person)
+    assert version.counts["roses"] == {"train": 7, "validation": 2, "test": 1}
+    assert version.notes == ["No test pictures were given: 15 % of train (2 pictures), class by class, became test."]
+
+
+def test_several_archives_count_as_folders(person: Person) -> None:
+    upload = person.upload(
+        {
+            "train.zip": zipped(classes(["roses", "tulips"])),
+            "test.zip": zipped(classes(["roses", "tulips"], each=2, folder="x/")),
+        }
+    )
+    assert upload.status == UploadStatus.READY
+    assert version_of(person).counts["roses"] == {"train": 3, "validation": 1, "test": 2}
+    assert "train/roses/0.png" in person.receipt(upload)
+
+
+def test_one_archive_per_class(person: Person) -> None:
+    flat = [
+        {path.split("/")[1]: body for path, body in FLOWERS.items() if path.startswith(name)}
+        for name in ("roses", "tulips")
+    ]
+    person.upload({"roses.zip": zipped(flat[0]), "tulips.tar.gz": tarred(flat[1], mode="w:gz")})
+    assert version_of(person).class_names == ["roses", "tulips"]
+
+
+def test_a_bad_archive_among_others_is_one_row(person: Person) -> None:
+    upload = person.upload({"a.zip": zipped(FLOWERS), "b.zip": b"not an archive", "c.zip": zipped(classes(["lilies"]))})
+    assert upload.status == UploadStatus.READY
+    assert person.receipt(upload)["b.zip"].code == "archive_refused"
+    assert upload.kept == 12
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_manifest_overrides_the_folders(packed: bool, person: Person) -> None:
+    lines = ["filename,class_name,split,group"]
+    pictures = {f"data/images/{number}.png": picture(number) for number in range(14)}
+    lines += [f"images/{number}.png,{'rose' if number % 2 else 'tulip'},,camera {number // 2}" for number in range(12)]
+    lines += ["images/99.png,rose,,"]
+    files = {"data/labels.csv": "\n".join(lines).encode(), **pictures}
+    upload = person.upload({"x.tgz": tarred(files, mode="w:gz")} if packed else files)
+    assert (upload.status, upload.error) == (UploadStatus.READY, None)
+    assert upload.by_reason == {"manifest": 1, "not_in_manifest": 2, "manifest_line": 1}
+    assert person.receipt(upload)["data/labels.csv, line 14"].outcome == Outcome.REFUSED
+    found = placed(person)
+    assert found["data/images/1.png"][0] == "rose"
+    by_group: dict[str | None, set[Split]] = {}
+    for _, split, group in found.values():
+        by_group.setdefault(group, set()).add(split)
+    assert len(by_group) == 6
+    assert all(len(splits) == 1 for splits in by_group.values())
+    assert "12 lines count; 1 lines cannot be used" in version_of(person).notes[0]
+
+
+# doubles
+
+
+def test_exact_duplicates_are_skipped_once(person: Person) -> None:
+    upload = person.upload(FLOWERS | {"roses/zz copy.png": FLOWERS["roses/0.png"]})
+    row = person.receipt(upload)["roses/zz copy.png"]
+    assert (row.outcome, row.code, row.reason) == (Outcome.SKIPPED, "duplicate", 'Duplicate of "roses/0.png".')
+    assert (upload.kept, upload.skipped, upload.by_reason) == (8, 1, {"duplicate": 1})
+    assert version_of(person).issues == {"duplicates": 1, "leaks": 0, "conflicts": 0}
+
+
+def test_the_same_picture_under_two_classes_is_kept_under_neither(person: Person) -> None:
+    upload = person.upload(FLOWERS | {"tulips/zz.png": FLOWERS["roses/0.png"]})
+    receipt = person.receipt(upload)
+    assert receipt["roses/0.png"].code == receipt["tulips/zz.png"].code == "label_conflict"
+    assert '"tulips/zz.png" of class "tulips"' in receipt["roses/0.png"].reason
+    assert version_of(person).image_count == 7
+    assert version_of(person).issues["conflicts"] == 2
+
+
+def test_the_same_picture_in_train_and_test_stays_in_test(person: Person) -> None:
+    files = classes(["roses", "tulips"], folder="train/", each=8) | classes(["roses", "tulips"], folder="test/", each=2)
+    upload = person.upload(files | {"train/roses/leak.png": files["test/roses/0.png"]})
+    row = person.receipt(upload)["train/roses/leak.png"]
+    assert (row.outcome, row.code) == (Outcome.SKIPPED, "leak")
+    assert "train and test; it stays in test" in row.reason
+    assert placed(person)["test/roses/0.png"][1] == Split.TEST
+    assert version_of(person).issues["leaks"] == 1
+
+
+def test_a_class_that_doubles_make_too_small_is_rejected_with_its_receipt(person: Person) -> None:
+    copies = {f"lilies/{number}.png": picture(70) for number in range(5)}
+    upload = person.upload(FLOWERS | copies)
+    assert upload.status == UploadStatus.REJECTED
+    assert upload.error is not None
+    assert '"lilies" (1)' in upload.error
+    assert (upload.kept, upload.skipped) == (9, 4)
+
+
+# a second upload
+
+
+def test_a_later_upload_adds_to_the_version_before_and_old_pictures_keep_their_split(person: Person) -> None:
+    person.upload(FLOWERS)
+    before = placed(person)
+    upload = person.upload(
+        classes(["lilies"], each=6) | {"roses/new.png": picture(60), "roses/again.png": FLOWERS["roses/1.png"]}
+    )
+    assert upload.status == UploadStatus.READY
+    after = placed(person)
+    assert {path: after[path] for path in before} == before
+    assert len(after) == 8 + 6 + 1
+    version = version_of(person)
+    assert (version.number, version.class_names) == (2, ["lilies", "roses", "tulips"])
+    row = person.receipt(upload)["roses/again.png"]
+    assert row.reason == 'Duplicate of "roses/1.png" (in the dataset already).'
+
+
+def test_an_upload_with_nothing_new_is_rejected(person: Person) -> None:
+    person.upload(FLOWERS)
+    upload = person.upload({"x.zip": zipped(FLOWERS)})
+    assert upload.error is not None
+    assert "Nothing new" in upload.error
+    assert version_of(person).number == 1
+
+
+# lives
+
+
+def test_nothing_waits_nothing_is_done(settings: Settings, database: Database) -> None:
+    assert ingest_next(settings, database, owner="test") is False
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing may catch it."""
+
+
+def killed_after(person: Person, upload_id: str, writes: int) -> None:
+    """Run an attempt that dies at its n-th write of the receipt; then its lease is taken away."""
+    said = []
+
+    def announce(_: str) -> None:
+        said.append(1)
+        if len(said) == writes:
+            raise Killed
+
+    with pytest.raises(Killed):
+        ingest_next(person.settings, person.database, owner="first", announce=announce)
+    with person.database.write() as session:
+        session.execute(
+            update(Upload).where(Upload.id == upload_id).values(status=UploadStatus.RECEIVED, lease_owner=None)
+        )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("writes", [1, 2, 4])
+def test_a_killed_ingest_goes_on_from_its_receipt(
+    writes: int, packed: bool, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.ingest.ingest.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("worker.ingest.ingest.SECONDS_AT_MOST", 600.0)
+    files: dict[str, bytes | Path] = {"x.tar.gz": tarred(FLOWERS, mode="w:gz")} if packed else dict(FLOWERS)
+    upload_id = person.send(files)
+    killed_after(person, upload_id, writes)
+    written = person.receipt(person.look(upload_id))
+    assert len(written) == 3 * (writes - 1) if writes < 4 else 8
+    assert ingest_next(person.settings, person.database, owner="second")
+    upload = person.look(upload_id)
+    assert (upload.status, upload.kept, upload.files_done) == (UploadStatus.READY, 8, 8)
+    receipt = person.receipt(upload)
+    assert [row.ordinal for row in receipt.values()] == list(range(8))
+    assert {path: row.image_id for path, row in receipt.items() if path in written} == {
+        p: r.image_id for p, r in written.items()
+    }
+    assert version_of(person).image_count == 8
+    assert not list(person.settings.incoming_folder.glob("*"))
+
+
+def test_a_fenced_attempt_writes_nothing_more(person: Person) -> None:
+    upload_id = person.send(FLOWERS)
+    said = []
+
+    def another_takes_it(_: str) -> None:
+        if not said:
+            with person.database.write() as session:
+                session.execute(update(Upload).where(Upload.id == upload_id).values(attempt=Upload.attempt + 1))
+        said.append(1)
+
+    assert ingest_next(person.settings, person.database, owner="slow", announce=another_takes_it)
+    upload = person.look(upload_id)
+    assert (upload.status, upload.attempt) == (UploadStatus.INGESTING, 2)
+    assert person.receipt(upload) == {}
+    assert incoming_folder(person.settings, upload_id).exists()
+
+
+def test_a_deleted_upload_stops_its_ingest(person: Person) -> None:
+    upload_id = person.send(FLOWERS)
+
+    def somebody_deletes_it(_: str) -> None:
+        with person.database.write() as session:
+            found = session.get(Upload, upload_id)
+            if found is not None:
+                delete_upload(session, person.settings, found)
+
+    assert ingest_next(person.settings, person.database, owner="test", announce=somebody_deletes_it)
+    with person.database.read() as session:
+        assert session.get(Upload, upload_id) is None
+        assert latest_version(session, person.dataset_id) is None
+    assert not incoming_folder(person.settings, upload_id).exists()
+
+
+def test_a_cancel_request_is_noticed(database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = settings.model_copy(update={"renew_seconds": 0.05})
+    monkeypatch.setattr("worker.ingest.ingest.ROWS_AT_ONCE", 1)
+    person = Person(quick, database)
+    upload_id = person.send(classes(["roses", "tulips"], each=150))
+
+    def ask(_: str) -> None:
+        with database.write() as session:
+            session.execute(update(Upload).where(Upload.id == upload_id).values(cancel_requested_at=database_now()))
+
+    assert ingest_next(quick, database, owner="test", announce=ask)
+    upload = person.look(upload_id)
+    assert (upload.status, upload.error) == (UploadStatus.REJECTED, "The upload was cancelled.")
+    assert upload.files_done < 300
+
+
+def test_a_drained_worker_gives_the_upload_back_and_no_failure_is_counted(person: Person) -> None:
+    upload_id = person.send(FLOWERS)
+    drain = threading.Event()
+    drain.set()
+    assert ingest_next(person.settings, person.database, owner="first", drain=drain)
+    upload = person.look(upload_id)
+    assert (upload.status, upload.failures, upload.lease_owner) == (UploadStatus.RECEIVED, 0, None)
+    assert ingest_next(person.settings, person.database, owner="second")
+    assert person.look(upload_id).status == UploadStatus.READY
+
+
+def test_a_full_disk_is_a_sentence_and_the_received_bytes_stay(database: Database, settings: Settings) -> None:
+    full = settings.model_copy(update={"disk_reserve_bytes": 10**18})
+    person = Person(full, database)
+    upload_id = person.send(FLOWERS)
+    assert ingest_next(full, database, owner="test")
+    upload = person.look(upload_id)
+    assert upload.status == UploadStatus.REJECTED
+    assert upload.error is not None
+    assert "reserve" in upload.error
+    assert len(list(incoming_folder(full, upload_id).iterdir())) == 8
+
+
+def test_what_nobody_foresaw_ends_the_lease_and_is_raised(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("nobody foresaw this")
+
+    upload_id = person.send(FLOWERS)
+    monkeypatch.setattr("worker.ingest.ingest.make_version", broken)
+    with pytest.raises(KeyError):
+        ingest_next(person.settings, person.database, owner="test")
+    with person.database.read() as session:
+        late = select(Upload.lease_expires_at < database_now()).where(Upload.id == upload_id)
+        assert session.scalars(late).one()
+    assert person.look(upload_id).status == UploadStatus.INGESTING
+
+
+def test_two_uploads_of_one_dataset_build_on_each_other(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second upload becomes ready between the first one's reading and writing of the version."""
+    from worker.ingest import version as version_module  # noqa: PLC0415 - patched below
+
+    first = person.send(FLOWERS)
+    with person.database.write() as session:
+        held = claim(session, UPLOAD_LIFE, "slow", 60)
+    assert held is not None
+    second = person.send(classes(["lilies", "asters"]))
+    honest, calls = version_module._draft, []
+
+    def meanwhile(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 1:
+            assert ingest_next(person.settings, person.database, owner="quick")
+        return honest(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(version_module, "_draft", meanwhile)
+    Ingest(person.settings, person.database, held, lambda _: None).run()
+    assert {person.look(first).status, person.look(second).status} == {UploadStatus.READY}
+    version = version_of(person)
+    assert (version.number, version.class_names) == (2, ["asters", "lilies", "roses", "tulips"])
+
+
+def test_progress_is_counted_for_the_page(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.ingest.ingest.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("worker.ingest.ingest.SECONDS_AT_MOST", 600.0)
+    upload_id = person.send(FLOWERS)
+    seen = []
+    ingest_next(
+        person.settings,
+        person.database,
+        owner="test",
+        announce=lambda _: seen.append((person.look(upload_id).files_done, person.look(upload_id).revision)),
+    )
+    assert [done for done, _ in seen][:5] == [0, 2, 4, 6, 8]
+    assert [revision for _, revision in seen] == sorted(revision for _, revision in seen)
+
+
+def test_every_awkward_sample_lands_in_a_row(person: Person) -> None:
+    folder = sample_folder("awkward")
+    if folder is None:
+        pytest.skip("the awkward samples are not beside this checkout")
+    files: dict[str, bytes | Path] = {f"awkward/{path.name}": path for path in sorted(folder.iterdir())}
+    upload = person.upload(files | FLOWERS)
+    assert (upload.status, upload.error) == (UploadStatus.READY, None)
+    receipt = person.receipt(upload)
+    assert set(receipt) == set(files) | set(FLOWERS)
+    assert all(row.reason and row.code for row in receipt.values() if row.outcome == Outcome.REFUSED)
+    assert upload.refused == 18
+    assert "decoder_crashed" not in upload.by_reason
+
+
+def test_an_upload_that_is_gone_before_it_begins_is_left_alone(person: Person) -> None:
+    upload_id = person.send(FLOWERS)
+    with person.database.write() as session:
+        held = claim(session, UPLOAD_LIFE, "test", 60)
+        assert held is not None
+        session.execute(delete(Upload).where(Upload.id == upload_id))
+    Ingest(person.settings, person.database, held, lambda _: None).run()
+    assert len(list(incoming_folder(person.settings, upload_id).iterdir())) == 8  # it touched nothing
