@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.training.graph import children, parents
+from worker.training.quick_depthwise import QuickDepthwiseConv2D
 
 _FOLDABLE = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D, keras.layers.Dense)
 
@@ -44,7 +45,8 @@ def fold(model: keras.Model) -> keras.Model:
         model: plain form; unchanged.
 
     Returns:
-        The same function without the BatchNorms of `folded_into`; every other layer keeps its name.
+        The same function without the BatchNorms of `folded_into`; every other layer keeps its name. Depthwise convolutions get
+        the faster gradient.
     """
     gone = folded_into(model)
     takers = {taker: norm for norm, taker in gone.items()}
@@ -53,7 +55,8 @@ def fold(model: keras.Model) -> keras.Model:
         config = layer.get_config()
         if layer.name in takers:
             config["use_bias"] = True
-        return layer.__class__.from_config(config)
+        made = QuickDepthwiseConv2D if type(layer) is keras.layers.DepthwiseConv2D else type(layer)
+        return made.from_config(config)
 
     def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
         return args[0] if layer.name in gone else layer(*args, **kwargs)

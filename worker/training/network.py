@@ -5,7 +5,9 @@ head(upper(features of lower)). Compile or trace again after set_trainable: Kera
 are shared by every model made here, so training the upper part trains the network.
 """
 
+import contextlib
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -207,11 +209,30 @@ def _size(weights: list[Any]) -> int:
 def _row(layer: keras.layers.Layer) -> dict[str, Any]:
     return {
         "name": layer.name,
-        "kind": type(layer).__name__.removeprefix("Fixed"),
+        "kind": type(layer).__name__.removeprefix("Fixed").removeprefix("Quick"),
         "shape": list(layer.output.shape[1:]),
         "parameters": _size(layer.weights),
         "trainable": bool(layer.trainable_weights),
     }
+
+
+@contextlib.contextmanager
+def computing_in(model: keras.Model, policy: str) -> Iterator[None]:
+    """Let every layer of a model compute by a dtype policy, e.g. "mixed_bfloat16", while a function is traced inside.
+
+    Weights stay float32 and are shared with everything else that holds the layers; preprocessing stays float32.
+    """
+    layers = [
+        layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer | keras.layers.Rescaling)
+    ]
+    before = [layer.dtype_policy for layer in layers]
+    try:
+        for layer in layers:
+            layer.dtype_policy = policy
+        yield
+    finally:
+        for layer, old in zip(layers, before, strict=True):
+            layer.dtype_policy = old
 
 
 def inference_model(network: Network) -> keras.Model:

@@ -12,6 +12,7 @@ from worker.training.backbones import build_backbone
 from worker.training.network import (
     Network,
     build_network,
+    computing_in,
     first_trainable_layer,
     inference_model,
     layer_summary,
@@ -228,3 +229,16 @@ def test_weights_of_the_inference_model_come_back_from_a_file(tmp_path: Any) -> 
     assert not np.array_equal(other(_pictures()), inference_model(network)(_pictures()))
     other.load_weights(tmp_path / "kept.weights.h5")
     np.testing.assert_array_equal(other(_pictures()), inference_model(network)(_pictures()))
+
+
+def test_a_model_computes_in_bfloat16_only_while_it_is_told_to() -> None:
+    network = build_network(_config(), 3)
+    x = _pictures().astype("float32")
+    exact = np.asarray(network.backbone(x))
+    with computing_in(network.backbone, "mixed_bfloat16"):
+        fast = network.backbone(x)
+    assert str(fast.dtype.name) == "bfloat16"
+    rough = np.asarray(keras.ops.cast(fast, "float32"))
+    assert 0 < np.abs(rough - exact).max() < 0.03 * np.abs(exact).max()
+    np.testing.assert_array_equal(np.asarray(network.backbone(x)), exact)
+    assert all(weight.dtype == "float32" for weight in network.backbone.weights)
