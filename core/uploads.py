@@ -96,6 +96,23 @@ def complete_upload(session: Session, queue: Queue, upload: Upload) -> None:
     queue.ring_after_commit(session, UPLOAD_LIFE.queue)
 
 
+def retry_upload(session: Session, settings: Settings, queue: Queue, upload: Upload) -> None:
+    """Ingest a rejected upload again, from where its receipt ends. Its bytes are kept only when the disk was full.
+
+    Raises:
+        Conflict: it was not rejected, or its bytes are gone.
+    """
+    if upload.status != UploadStatus.REJECTED:
+        raise Conflict(f'Only a rejected upload can be tried again (its status is "{upload.status}").')
+    if not incoming_folder(settings, upload.id).is_dir():
+        raise Conflict("The received files of this upload were deleted when it was rejected. Upload them again.")
+    upload.status, upload.error, upload.finished_at = UploadStatus.RECEIVED, None, None
+    upload.cancel_requested_at = None
+    upload.revision += 1
+    upload.rung_at = session.scalar(select(database_now()))
+    queue.ring_after_commit(session, UPLOAD_LIFE.queue)
+
+
 def delete_upload(session: Session, settings: Settings, upload: Upload) -> None:
     """Remove an upload and its received bytes; a dataset version made from it stays. A worker on it is fenced."""
     session.execute(delete(Upload).where(Upload.id == upload.id))

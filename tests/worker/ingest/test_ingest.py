@@ -12,10 +12,12 @@ from sqlalchemy import delete, select, update
 from core.config import Settings
 from core.database import Database, database_now
 from core.datasets import latest_version, placed_pictures
+from core.errors import Conflict
 from core.leases import UPLOAD_LIFE, claim
 from core.storage import blob_key, open_storage, thumbnail_key
 from core.tables import Dataset, DatasetVersion, Image, Outcome, Split, Upload, UploadStatus
-from core.uploads import delete_upload, incoming_folder
+from core.uploads import delete_upload, incoming_folder, retry_upload
+from tests.core.rows import RememberingQueue
 from tests.samples import sample_folder
 from tests.worker.ingest import corpus
 from tests.worker.ingest.conftest import Person
@@ -465,6 +467,14 @@ def test_a_full_disk_is_a_sentence_and_the_received_bytes_stay(database: Databas
     assert upload.error is not None
     assert "reserve" in upload.error
     assert len(list(incoming_folder(full, upload_id).iterdir())) == 8
+    queue = RememberingQueue()
+    with database.write() as session:
+        retry_upload(session, settings, queue, session.get_one(Upload, upload_id))
+    assert queue.rung == ["ingest"]
+    assert ingest_next(settings, database, owner="test")
+    assert (person.look(upload_id).status, person.look(upload_id).error) == (UploadStatus.READY, None)
+    with database.write() as session, pytest.raises(Conflict):
+        retry_upload(session, settings, queue, session.get_one(Upload, upload_id))
 
 
 def test_what_nobody_foresaw_ends_the_lease_and_is_raised(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
