@@ -12,6 +12,7 @@ from starlette.responses import RedirectResponse, Response
 
 from app.dependencies import Person, ReadSession, SettingsOf, WriteSession
 from app.pages.cards import DatasetCard, RunRow, UploadRow, dataset_cards, run_rows, upload_row
+from app.reasons import in_words
 from app.templating import View, render
 from core import uploads
 from core.catalog import Page, Wish, latest_versions, list_datasets, list_runs, list_uploads, list_versions
@@ -220,7 +221,7 @@ def class_rows(version: DatasetVersion) -> list[ClassRow]:
 def reasons(upload: Upload) -> list[tuple[str, int]]:
     """(reason, files) of a receipt, most frequent first."""
     found: dict[str, Any] = upload.by_reason
-    return sorted(((text, int(count)) for text, count in found.items()), key=lambda pair: -pair[1])
+    return sorted(((in_words(code), int(count)) for code, count in found.items()), key=lambda pair: -pair[1])
 
 
 @router.get("/{dataset_id}/uploads/{upload_id}")

@@ -1,0 +1,398 @@
+"""A believable furnished house: a dataset with thumbnails, a finished, a running, a failed and a cancelled run, a model, workers.
+
+`python -m tests.app.pages.furnished FOLDER` makes one in a folder and serves it, to look at pages without any worker.
+"""
+
+import math
+import random
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as Picture
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from core import accounts, leases, runs, uploads
+from core.config import Settings
+from core.database import Database, database_now, open_database
+from core.datasets import Placed, VersionDraft, add_version, create_dataset, remember_image
+from core.presets import PRESETS
+from core.queue import Queue
+from core.storage import open_storage, thumbnail_key
+from core.tables import (
+    Dataset,
+    DatasetVersion,
+    Outcome,
+    ReceiptRow,
+    Run,
+    Split,
+    TrainedModel,
+    Upload,
+    UploadStatus,
+    User,
+    WorkerRow,
+    utc_now,
+)
+from core.training_config import parse_config
+from migrations import upgrade
+
+CLASSES = ("Avocado", "Banana", "Carrots", "Cucumber", "Garlic", "Ginger", "Kiwi", "Lemon <b>& lime</b>")
+COLOURS = ("#5c7a3a", "#e3c13c", "#d9772b", "#3d7d4a", "#d8cfc2", "#b08c5a", "#7d6b3d", "#e6d84e")
+
+
+@dataclass
+class Furnished:
+    """What is in the house, by id."""
+
+    settings: Settings
+    user: str
+    dataset: str
+    version: str
+    busy_dataset: str
+    rejected_dataset: str
+    empty_dataset: str
+    upload: str
+    done: str
+    running: str
+    queued: str
+    failed: str
+    cancelled: str
+    model: str
+    token: str
+    cookie: str
+
+
+def furnish(folder: Path, **flags: Any) -> Furnished:
+    """Make the house in an empty folder."""
+    # an address where nothing listens: pages must work with the broker away
+    settings = Settings(data_dir=folder, redis_url=f"unix://{folder}/nothing.sock", predict_timeout=0.2, **flags)
+    database = open_database(settings)
+    upgrade(database)
+    queue = Queue(settings)
+    try:
+        with database.write() as session:
+            return _Furnisher(session, settings, queue).all()
+    finally:
+        queue.close()
+        database.close()
+
+
+def empty_house(folder: Path) -> tuple[Settings, str]:
+    """Settings of a house in which nobody has done anything yet, and the cookie of its one user."""
+    settings = Settings(data_dir=folder, redis_url=f"unix://{folder}/nothing.sock", predict_timeout=0.2)
+    database: Database = open_database(settings)
+    upgrade(database)
+    with database.write() as session:
+        cookie = accounts.open_browser_session(session, accounts.local_user(session), days=1)
+    database.close()
+    return settings, cookie
+
+
+class _Furnisher:
+    def __init__(self, session: Session, settings: Settings, queue: Queue) -> None:
+        self.session = session
+        self.settings = settings
+        self.queue = queue
+        self.storage = open_storage(settings)
+        self.random = random.Random(7)
+        self.user: User = accounts.local_user(session)
+
+    def all(self) -> Furnished:
+        dataset = create_dataset(self.session, self.user.id, "Groceries")
+        version = self.version(dataset)
+        upload = self.upload(dataset, version)
+        busy = self.busy_dataset()
+        rejected = self.rejected_dataset()
+        empty = create_dataset(self.session, self.user.id, "Hand signs, not uploaded yet")
+        done, model = self.done_run(version)
+        failed, cancelled = self.failed_run(version), self.cancelled_run(version)
+        running = self.running_run(version)
+        (queued,) = runs.create_runs(self.session, self.queue, version, self.wish("quick", "groceries, quick"))
+        self.workers()
+        token, _ = accounts.create_token(self.session, self.user, "laptop")
+        cookie = accounts.open_browser_session(self.session, self.user, days=1, user_agent="Chromium on Linux")
+        ids = (dataset.id, version.id, busy.id, rejected.id, empty.id, upload.id, done.id, running.id)
+        return Furnished(
+            self.settings, self.user.id, *ids, queued.id, failed.id, cancelled.id, model.id, token.id, cookie
+        )
+
+    # ---- dataset
+
+    def picture(self, label: int, number: int) -> str:
+        sha256 = f"{label:02x}{number:04x}" * 10 + "0000"
+        facts = {"width": 640, "height": 480, "format": "JPEG", "size_bytes": 48_211 + number}
+        image_id = remember_image(self.session, self.user.id, sha256, facts)
+        if number < 12:
+            self.storage.put(thumbnail_key(sha256), drawn(label, number))
+        return image_id
+
+    def version(self, dataset: Dataset) -> DatasetVersion:
+        placed = []
+        for label, name in enumerate(CLASSES):
+            count = 40 + 17 * (label % 4)
+            for number in range(count):
+                split = Split.TEST if number % 7 == 0 else Split.VALIDATION if number % 7 == 1 else Split.TRAIN
+                sha256 = f"{label:02x}{number:04x}" * 10 + "0000"
+                filename = f"groceries/{name}/IMG_{number:04}.jpg"
+                placed.append(Placed(self.picture(label, number), sha256, filename, name, split))
+        notes = (
+            "Split 70 / 15 / 15, stratified by class, seed 0.",
+            "2 exact duplicates were skipped: each is kept once.",
+        )
+        issues = {"duplicates": 2, "leaks": 0}
+        add_version(self.session, dataset, VersionDraft(placed[:-30], notes, issues))
+        return add_version(self.session, dataset, VersionDraft(placed, notes, issues))
+
+    def upload(self, dataset: Dataset, version: DatasetVersion) -> Upload:
+        rows = [
+            ("groceries/Kiwi/IMG_0001.jpg", Outcome.KEPT, "", ""),
+            ("groceries/Kiwi/IMG_0002.jpg", Outcome.FIXED, "", "Turned upright (EXIF orientation 6)."),
+            ("groceries/Kiwi/half.jpg", Outcome.REFUSED, "truncated", "The file ends before its pixels do."),
+            ("groceries/Kiwi/a & <b>.jpg", Outcome.REFUSED, "damaged", "Not a JPEG: <script>alert(1)</script>."),
+            ("groceries/Thumbs.db", Outcome.SKIPPED, "junk", "Left behind by an operating system."),
+        ]
+        upload = uploads.open_upload(self.session, dataset)
+        values = {
+            "status": UploadStatus.READY, "received_bytes": 162_000_000, "total_bytes": 162_000_000,
+            "files_done": 547, "files_total": 547, "kept": 508, "fixed": 27, "refused": 11, "skipped": 1,
+            "by_reason": {"truncated": 5, "duplicate": 2, "not_a_picture": 4, "some_new_code": 1},
+            "dataset_version_id": version.id, "finished_at": utc_now() - timedelta(hours=2),
+        }  # fmt: skip
+        self.session.execute(update(Upload).where(Upload.id == upload.id).values(**values))
+        for ordinal, (path, outcome, code, reason) in enumerate(rows):
+            self.session.add(
+                ReceiptRow(upload_id=upload.id, ordinal=ordinal, path=path, outcome=outcome, code=code, reason=reason)
+            )
+        return upload
+
+    def busy_dataset(self) -> Dataset:
+        dataset = create_dataset(self.session, self.user.id, "Materials")
+        upload = uploads.open_upload(self.session, dataset)
+        values = {
+            "status": UploadStatus.INGESTING,
+            "files_done": 1240,
+            "files_total": 3670,
+            "kept": 1229,
+            "refused": 11,
+        }
+        change = update(Upload).where(Upload.id == upload.id)
+        self.session.execute(change.values(received_bytes=88_000_000, total_bytes=88_000_000, **values))
+        return dataset
+
+    def rejected_dataset(self) -> Dataset:
+        dataset = create_dataset(self.session, self.user.id, "One class only")
+        upload = uploads.open_upload(self.session, dataset)
+        sentence = "A dataset needs at least 2 classes. Received: 1 (“cats”). Put each class into a folder of its own."
+        change = update(Upload).where(Upload.id == upload.id)
+        self.session.execute(change.values(status=UploadStatus.REJECTED, error=sentence, finished_at=utc_now()))
+        return dataset
+
+    # ---- runs
+
+    def wish(self, preset: str, name: str) -> runs.NewRun:
+        return runs.NewRun(config=PRESETS[preset].config, preset=preset, name=name)
+
+    def claimed(self, version: DatasetVersion, preset: str, name: str) -> tuple[Run, leases.Claim]:
+        (run,) = runs.create_runs(self.session, self.queue, version, self.wish(preset, name))
+        held = leases.claim(self.session, leases.RUN_LIFE, "worker-1", 1e7)
+        assert held is not None
+        assert held.id == run.id
+        columns = {
+            "machine": {
+                "device": "CPU",
+                "precision": "bfloat16",
+                "versions": {"keras": "3.15.1"},
+                "resumed_from": None,
+            },
+            "started_at": utc_now() - timedelta(seconds=48),
+        }
+        runs.record(self.session, held, runs.Report(columns=columns, log=["A worker took the run."]))
+        return run, held
+
+    def epochs(self, held: leases.Claim, count: tuple[int, int]) -> None:
+        values = []
+        for epoch in range(1, sum(count) + 1):
+            phase = 0 if epoch <= count[0] else 1
+            kind = ("frozen", "fine_tune")[phase]
+            level = 0.94 - 0.5 * math.exp(-epoch / 4) + 0.03 * phase
+            for split, below in (("train", 0.0), ("validation", 0.015)):
+                noise = self.random.uniform(-0.006, 0.006)
+                accuracy = level - below + noise
+                values.append(runs.MetricValue(kind, phase, epoch, split, "accuracy", accuracy))
+                values.append(
+                    runs.MetricValue(kind, phase, epoch, split, "loss", 2.6 * (1 - level) + below * 4 + noise)
+                )
+        lines = [
+            "EfficientNet-Lite0, ImageNet weights, 224 x 224.",
+            "Frozen phase: 12,810 of 3,425,834 parameters learn.",
+        ]
+        runs.record(self.session, held, runs.Report(metrics=values, log=lines))
+
+    def done_run(self, version: DatasetVersion) -> tuple[Run, TrainedModel]:
+        run, held = self.claimed(version, "standard", "groceries, standard")
+        self.epochs(held, (14, 8))
+        truth = self.test_pictures(version)
+        said = {"frozen": self.answers(truth, 0.86), "fine_tune": self.answers(truth, 0.94)}
+        found = evaluation(said)
+        best = found["phases"]["fine_tune"]
+        summary = {
+            "test_accuracy": best["accuracy"], "test_accuracy_interval": best["accuracy_interval"],
+            "frozen_test_accuracy": found["phases"]["frozen"]["accuracy"], "chosen_phase": "fine_tune",
+        }  # fmt: skip
+        documents = {"layers": layers(), "evaluation": found, "result": {"format": 1}}
+        lines = [
+            {"image_id": image_id, "phase": kind, "split": "test", "true_label": true, "predicted_label": answer,
+             "probabilities": probabilities}
+            for kind, rows in said.items()
+            for image_id, true, answer, probabilities in rows
+        ]  # fmt: skip
+        agreement = {"top1": 1.0, "max_abs_diff": 2.4e-7, "end_to_end_top1": 1.0}
+        export = {
+            "format": "saved_model", "storage_key": "models/x/saved_model.zip", "size_bytes": 17_900_000,
+            "sha256": "c41a09be" * 8, "agreement": agreement,
+        }  # fmt: skip
+        success = runs.Success(summary, documents, lines, [export], "models/x")
+        return run, runs.finish_succeeded(self.session, held, success)
+
+    def test_pictures(self, version: DatasetVersion) -> list[tuple[str, int]]:
+        from core.datasets import placed_pictures  # noqa: PLC0415 - only here
+
+        labels = {name: label for label, name in enumerate(version.class_names)}
+        return [
+            (one.image_id, labels[one.class_name])
+            for one in placed_pictures(self.session, version)
+            if one.split == Split.TEST
+        ]
+
+    def answers(self, truth: list[tuple[str, int]], good: float) -> list[tuple[str, int, int, list[float]]]:
+        rows = []
+        for image_id, true in truth:
+            answer = true if self.random.random() < good else (true + 1) % len(CLASSES)
+            sure = self.random.uniform(0.5, 0.99)
+            rest = (1 - sure) / (len(CLASSES) - 1)
+            rows.append((image_id, true, answer, [sure if one == answer else rest for one in range(len(CLASSES))]))
+        return rows
+
+    def running_run(self, version: DatasetVersion) -> Run:
+        run, held = self.claimed(version, "standard", "groceries, standard, seed 1")
+        self.epochs(held, (14, 3))
+        progress = {
+            "phase": "fine_tune", "phase_index": 1, "epoch": 18, "epochs_total": 28, "step": 45, "steps_total": 75,
+            "images_per_second": 261.4, "eta_seconds": 35.0, "message": "Fine-tuning from b10_add",
+        }  # fmt: skip
+        runs.record(self.session, held, runs.Report(progress=progress))
+        return run
+
+    def failed_run(self, version: DatasetVersion) -> Run:
+        run, held = self.claimed(version, "standard", "groceries, huge batch")
+        message = "The run stopped in epoch 2: not enough memory. The worker has 3.9 GB and this needed more."
+        runs.finish_failed(self.session, held, "out_of_memory", message, "Choose a smaller batch size, and try again.")
+        return run
+
+    def cancelled_run(self, version: DatasetVersion) -> Run:
+        config = parse_config({"backbone": "tiny_cnn", "weights": "none", "image_size": [32, 48]})
+        wish = runs.NewRun(config=config, name="own settings")
+        (run,) = runs.create_runs(self.session, self.queue, version, wish)
+        runs.cancel_run(self.session, run)
+        return run
+
+    def workers(self) -> None:
+        now = self.session.scalar(select_now())
+        device = {"kind": "cpu", "name": "AMD EPYC, 2 cores", "memory_bytes": 8_200_000_000}
+        rows = [
+            ("machine:train:1", ["train"], True, now),
+            ("machine:ingest:1", ["ingest", "export", "batch"], False, now),
+        ]
+        for name, queues, busy, beat in [*rows, ("machine:predict:0", ["predict"], False, now - 900)]:
+            self.session.add(WorkerRow(id=name, queues=queues, devices=[device], busy=busy, heartbeat_at=beat))
+
+
+def select_now() -> Any:
+    """The database's clock."""
+    from sqlalchemy import select  # noqa: PLC0415 - only here
+
+    return select(database_now())
+
+
+def drawn(label: int, number: int) -> bytes:
+    """A small picture with something round on it, WebP."""
+    picture = Picture.new("RGB", (240, 240), ("#efece4", "#dfe5e2", "#e6dcd2", "#cfd6dc")[number % 4])
+    from PIL import ImageDraw  # noqa: PLC0415 - only here
+
+    draw = ImageDraw.Draw(picture)
+    shift = 9 * number
+    left = 40 + shift % 50
+    draw.ellipse((left, 50, left + 120, 180), fill=COLOURS[label])
+    draw.ellipse((left + 25, 70, left + 55, 100), fill="#f4f4f0")
+    out = BytesIO()
+    picture.save(out, "WEBP")
+    return out.getvalue()
+
+
+def evaluation(said: dict[str, list[tuple[str, int, int, list[float]]]]) -> dict[str, Any]:
+    """An evaluation that adds up with the predictions it is made from."""
+    phases = {kind: phase_evaluation(rows) for kind, rows in said.items()}
+    right = {kind: [true == answer for _, true, answer, _ in rows] for kind, rows in said.items()}
+    pairs = list(zip(right["frozen"], right["fine_tune"], strict=True))
+    gained, lost = sum(b and not a for a, b in pairs), sum(a and not b for a, b in pairs)
+    comparison = {"p_value": 0.0031, "gained": gained, "lost": lost, "sentence": "Fine-tuning helped."}
+    return {"split": "test", "chosen_phase": "fine_tune", "phases": phases, "comparison": comparison}
+
+
+def phase_evaluation(rows: list[tuple[str, int, int, list[float]]]) -> dict[str, Any]:
+    """One phase's part of an evaluation."""
+    from app.wording import wilson  # noqa: PLC0415 - only here
+
+    counts = [[0] * len(CLASSES) for _ in CLASSES]
+    for _, true, answer, _ in rows:
+        counts[true][answer] += 1
+    right = sum(counts[label][label] for label in range(len(CLASSES)))
+    bins = []
+    for number in range(10):
+        here = [(max(p), true == answer) for _, true, answer, p in rows if number <= max(p) * 10 < number + 1]
+        bins.append(
+            {
+                "lower": number / 10,
+                "upper": (number + 1) / 10,
+                "count": len(here),
+                "confidence": sum(sure for sure, _ in here) / len(here) if here else None,
+                "accuracy": sum(good for _, good in here) / len(here) if here else None,
+            }
+        )
+    return {
+        "accuracy": right / len(rows),
+        "accuracy_interval": list(wilson(right, len(rows))),
+        "loss": 0.241,
+        "per_class": [],
+        "confusion_matrix": {"class_names": sorted(CLASSES), "counts": counts},
+        "calibration": {"ece": 0.018, "bins": bins, "temperature": 1.21},
+    }
+
+
+def layers() -> list[dict[str, Any]]:
+    """The document `layers` of a two-phase run."""
+    rows = [
+        {"name": "resize", "kind": "Resizing", "shape": [None, 224, 224, 3], "parameters": 0, "trainable": False},
+        {"name": "b10_add", "kind": "Add", "shape": [None, 14, 14, 112], "parameters": 0, "trainable": False},
+        {"name": "answer", "kind": "Dense", "shape": [None, 8], "parameters": 10_248, "trainable": True},
+    ]
+    return [
+        {"phase": "frozen", "phase_index": 0, "trainable_parameters": 10_248, "non_trainable_parameters": 3_413_024, "layers": rows},
+        {"phase": "fine_tune", "phase_index": 1, "trainable_parameters": 2_599_226, "non_trainable_parameters": 824_046, "layers": rows},
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    import uvicorn
+
+    from app.main import create_app
+
+    house = furnish(Path(sys.argv[1]))
+    with open_database(house.settings).write() as opened:
+        key = accounts.create_start_link(opened, accounts.local_user(opened))
+    sys.stdout.write(f"http://127.0.0.1:8123/start?key={key}\n{house}\n")
+    uvicorn.run(create_app(house.settings), port=8123, log_level="warning")
