@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
-from core.backbones import Backbone, keras_home
+from core.backbones import keras_home
 from core.errors import WeightsUnavailable
 from worker.training.layers import FixedBatchNormalization
 from worker.training.lite0_weights import lite0_arrays
 
+_SETTLING_PICTURES = 8
 _DOWNLOAD_TIMEOUT = 10.0  # seconds without a byte
 _APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications/"
 # Keras file name -> (address, MD5 as Keras itself states it, or None where it states none)
@@ -53,7 +55,7 @@ def build_backbone(backbone_id: str, *, image_size: tuple[int, int], weights: st
     Args:
         backbone_id: id in `core.backbones.BACKBONES`.
         image_size: (height, width) in pixels.
-        weights: "imagenet" or "none" (random, from `seed`).
+        weights: "imagenet" or "none" (random, from `seed`; see also `settle_statistics`).
         seed: decides every random weight, whatever the process did before.
 
     Returns:
@@ -73,6 +75,31 @@ def build_backbone(backbone_id: str, *, image_size: tuple[int, int], weights: st
             if layer.weights:
                 model.get_layer(names[layer.name]).set_weights(layer.get_weights())
     return model
+
+
+def settle_statistics(backbone: keras.Model, seed: int) -> None:
+    """Give the BatchNorms of an untrained backbone statistics that fit its random weights.
+
+    They never move later, and with mean 0 and variance 1 a deep random network answers nearly the same to everything (features
+    of 1e-8). Smooth random colour fields are good enough: what counts is the scale, not what is to be seen.
+    """
+    norms = [layer for layer in backbone.layers if isinstance(layer, FixedBatchNormalization)]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.settling, layer.momentum = True, 0.0
+    try:
+        backbone(_colour_fields(backbone.input.shape[1:3], seed))
+    finally:
+        for layer, momentum in zip(norms, momenta, strict=True):
+            layer.settling, layer.momentum = False, momentum
+    for layer in norms:  # a channel that hardly moved would be blown up on real pictures
+        variance = np.asarray(layer.moving_variance)
+        layer.moving_variance.assign(np.maximum(variance, 0.05 * variance.mean()))
+
+
+def _colour_fields(image_size: tuple[int, int], seed: int) -> Any:
+    coarse = np.random.default_rng(seed).uniform(0, 255, (_SETTLING_PICTURES, 6, 6, 3)).astype(np.float32)
+    return keras.ops.image.resize(coarse, image_size)
 
 
 def _stable_names(layers: Sequence[keras.layers.Layer]) -> dict[str, str]:
@@ -222,5 +249,3 @@ KERAS_FILES: dict[str, str] = {
     "mobilenet_v2": "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
     "xception": "xception_weights_tf_dim_ordering_tf_kernels_notop.h5",
 }
-
-__all__ = ["KERAS_FILES", "Backbone", "build_backbone"]

@@ -22,10 +22,15 @@ class FixedBatchNormalization(keras.layers.BatchNormalization):
 
     Keras 3 drops `training=False` given to a nested model once `fit` runs it with `trainable` layers, and the statistics move.
     Here they cannot: gamma and beta learn when `trainable`, mean and variance are constants in every phase.
+
+    Attributes:
+        settling: true while an untrained network gets its first statistics (see `settle_statistics`), before any phase.
     """
 
+    settling = False
+
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:  # noqa: ARG002 - Keras' signature
-        return super().call(inputs, training=False, mask=mask)
+        return super().call(inputs, training=self.settling, mask=mask)
 
 
 def build_resizer(image_size: tuple[int, int], mode: ResizeMode) -> keras.Model:

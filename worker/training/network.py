@@ -17,7 +17,7 @@ import numpy as np
 from core.backbones import BACKBONES
 from core.errors import ConfigInvalid, FieldProblem
 from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig
-from worker.training.backbones import build_backbone
+from worker.training.backbones import build_backbone, settle_statistics
 from worker.training.folding import fold, folded_into, folds_whole
 from worker.training.graph import single_tensor_places
 
@@ -55,6 +55,8 @@ def build_network(config: TrainingConfig, n_classes: int) -> Network:
     if not isinstance(config.weights, str):
         raise ConfigInvalid('weights: starting from one\'s own weights is not served yet. Allowed: "imagenet", "none".')
     whole = build_backbone(config.backbone, image_size=config.image_size, weights=config.weights, seed=config.seed)
+    if config.weights == "none":
+        settle_statistics(whole, config.seed)
     plain = _cut_at(whole, config.cut_layer or BACKBONES[config.backbone].default_cut_layer)
     folds = all(phase.features == "cached" for phase in config.phases) and folds_whole(plain)
     backbone = fold(plain) if folds else plain

@@ -12,7 +12,7 @@ from sklearn.datasets import load_sample_images
 from core.errors import WeightsUnavailable
 from tests.samples import sample_folder
 from worker.training import backbones
-from worker.training.backbones import build_backbone
+from worker.training.backbones import build_backbone, settle_statistics
 from worker.training.layers import FixedBatchNormalization, PictureResizer
 from worker.training.lite0_weights import lite0_arrays
 from worker.training.pictures import decode
@@ -123,3 +123,16 @@ def test_a_damaged_file_in_the_cache_is_refused_with_a_sentence(
 def test_imagenet_weights_of_the_tiny_network_do_not_exist() -> None:
     with pytest.raises(WeightsUnavailable, match="no ImageNet weights"):
         build_backbone("tiny_cnn", image_size=(16, 16), weights="imagenet", seed=0)
+
+
+def test_settled_statistics_let_a_deep_untrained_network_tell_pictures_apart() -> None:
+    model = build_backbone("mobilenet_v2", image_size=(64, 64), weights="none", seed=0)
+    pictures = np.random.default_rng(5).uniform(0, 255, (4, 64, 64, 3)).astype("float32")
+    pictures *= np.array([1.0, 0.6, 0.3, 0.1], "float32").reshape(-1, 1, 1, 1)
+    assert np.std(np.mean(model(pictures), axis=(1, 2)), axis=0).mean() < 1e-6
+    settle_statistics(model, 0)
+    assert np.std(np.mean(model(pictures), axis=(1, 2)), axis=0).mean() > 0.01
+    norm = model.get_layer("bn_Conv1")
+    before = np.array(norm.moving_mean.numpy())
+    model(pictures, training=True)
+    assert np.array_equal(before, norm.moving_mean.numpy())
