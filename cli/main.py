@@ -90,7 +90,12 @@ def worker(
     names = checked_queues(queues)
     if names == ("predict",):
         # TensorFlow lives in that process alone: it has an entry of its own, and nothing here can reach its imports
-        environment = {**os.environ, "THAW_DATA_DIR": str(settings.folder), PARENT_VARIABLE: str(os.getppid())}
+        environment = {
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            **os.environ,
+            "THAW_DATA_DIR": str(settings.folder),
+            PARENT_VARIABLE: str(os.getppid()),
+        }
         os.execve(sys.executable, [sys.executable, "-m", "worker.prediction"], environment)  # noqa: S606
     raise typer.Exit(run_worker(settings, names))
 

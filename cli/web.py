@@ -27,4 +27,5 @@ def run_web(settings: Settings, descriptor: int | None, bind: Callable[[str, int
         ws="none",
         log_level=settings.log_level.lower(),
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    with listening:
+        uvicorn.Server(config).run(sockets=[listening])

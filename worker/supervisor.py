@@ -176,7 +176,7 @@ class Attempt:
             self._crash(message, relay)
 
     def _crash(self, sentence: str, relay: Relay) -> None:
-        words = self._trainer.last_words[-15:] if self._trainer is not None else []
+        words = self._trainer.last_words()[-15:] if self._trainer is not None else []
         relay.note(sentence, *words)
         relay.flush(everything=True)
         self._finish(lambda session: record_crash(session, self._hold.claim, sentence))

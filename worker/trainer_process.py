@@ -71,9 +71,9 @@ class TrainerProcess:
         """True while the process lives."""
         return self._process.poll() is None
 
-    @property
     def last_words(self) -> list[str]:
-        """The end of its standard error, for the log of a crash."""
+        """The end of what it wrote to standard error, once it has ended: for the log of a crash."""
+        self._threads[1].join(timeout=2)
         return list(self._last_words)
 
     def say(self, word: str) -> None:

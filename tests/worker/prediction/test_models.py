@@ -1,0 +1,94 @@
+"""Models on the shelf answer as the SavedModel itself does."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from core.errors import NotFound
+from core.storage import Storage
+from worker.prediction import models
+from worker.prediction.models import ModelShelf, as_rows, batches, loaded_bytes, verdict
+
+
+def write_model(folder: Path, *, weight: float = 0.01) -> Path:
+    """A SavedModel with the signature of ours: probabilities from the mean colour."""
+    module: Any = tf.Module()
+    module.weight = tf.Variable(weight)
+
+    def answer(images: Any) -> dict[str, Any]:
+        colours = tf.reduce_mean(tf.cast(images, tf.float32), axis=(1, 2))
+        return {"probabilities": tf.nn.softmax(colours * module.weight)}
+
+    spec = tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")
+    module.answer = tf.function(answer, input_signature=[spec])
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.answer})
+    return folder
+
+
+def pictures(*sizes: tuple[int, int]) -> list[np.ndarray]:
+    """Random pictures of these heights and widths."""
+    random = np.random.default_rng(7)
+    return [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    """A storage with two models, `models/a` and `models/b`."""
+    made = Storage(tmp_path, reserve_bytes=0)
+    write_model(tmp_path / "models/a/saved_model")
+    write_model(tmp_path / "models/b/saved_model", weight=0.02)
+    return made
+
+
+def test_answers_equal_those_of_the_saved_model_in_order(storage: Storage) -> None:
+    asked = pictures((8, 9), (5, 5), (8, 9), (3, 30))
+    found = ModelShelf(storage, 10**9).get("models/a").probabilities(asked)
+    alone = tf.saved_model.load(str(storage.folder / "models/a/saved_model")).signatures["serving_default"]
+    for picture, probabilities in zip(asked, found, strict=True):
+        expected = alone(images=tf.constant(picture[None]))["probabilities"].numpy()[0]
+        np.testing.assert_allclose(probabilities, expected, atol=1e-6, rtol=0)
+
+
+def test_a_model_stays_loaded_and_the_one_unused_for_longest_makes_room(storage: Storage) -> None:
+    shelf = ModelShelf(storage, 10**9)
+    first = shelf.get("models/a")
+    assert shelf.get("models/a") is first
+    small = ModelShelf(storage, loaded_bytes(storage.folder / "models/a/saved_model") + 1000)
+    small.get("models/a")
+    small.get("models/b")
+    assert small.keys == ["models/b"]
+
+
+def test_a_model_larger_than_the_limit_is_served_all_the_same(storage: Storage) -> None:
+    shelf = ModelShelf(storage, 1)
+    assert len(shelf.get("models/a").probabilities(pictures((4, 4)))) == 1
+
+
+def test_a_deleted_model_is_not_answered_from_memory(storage: Storage) -> None:
+    shelf = ModelShelf(storage, 10**9)
+    shelf.get("models/a")
+    storage.delete("models/a")
+    with pytest.raises(NotFound, match="deleted"):
+        shelf.get("models/a")
+    assert shelf.keys == []
+
+
+def test_only_pictures_of_one_size_go_through_together_and_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "BATCH_PIXELS", 200)
+    shapes = [(10, 10, 3), (10, 10, 3), (5, 5, 3), (10, 10, 3), (50, 50, 3)]
+    assert batches(shapes) == [[0, 1], [2], [3], [4]]
+
+
+def test_a_row_names_the_best_class_and_every_probability() -> None:
+    (row,) = as_rows([np.array([0.2, 0.7, 0.1], np.float32)], ["cat", "dog", "eel"])
+    assert (row["class_name"], row["verdict"]) == ("dog", "confident")
+    assert row["probability"] == pytest.approx(0.7)
+    assert list(row["probabilities"]) == ["cat", "dog", "eel"]
+
+
+@pytest.mark.parametrize(("probability", "word"), [(0.49, "unsure"), (0.5, "confident"), (1.0, "confident")])
+def test_less_than_half_of_the_probability_is_unsure(probability: float, word: str) -> None:
+    assert verdict(probability) == word

@@ -1,0 +1,102 @@
+"""Questions over a real broker."""
+
+import io
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cli.broker import broker_plan
+from core.config import Settings
+from core.queue import PREFIX, Queue, give_answer, redis_client
+from tests.end_to_end.house import wait_until
+from tests.worker.prediction.test_models import write_model
+from worker.prediction.worker import PredictionWorker
+from worker.workplace import Workplace
+
+QUESTION = {"kind": "predict", "model_id": "1", "storage_key": "models/a", "class_names": ["red", "green", "blue"]}
+
+
+@pytest.fixture
+def settings(tmp_path: Path, migrated_file: Path) -> Iterator[Settings]:
+    """A real broker on a unix socket, and a model."""
+    shutil.copyfile(migrated_file, tmp_path / "thaw.sqlite3")
+    plan, address = broker_plan(Settings(data_dir=tmp_path))
+    with subprocess.Popen(plan.command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as broker:
+        assert broker.stdin is not None
+        assert plan.standard_input is not None
+        broker.stdin.write(plan.standard_input)
+        broker.stdin.close()
+        made = Settings(data_dir=tmp_path, redis_url=address, predict_timeout=10)
+        queue = Queue(made)
+        wait_until(queue.alive, 10, "the broker answers")
+        queue.close()
+        yield made
+        broker.terminate()
+
+
+@pytest.fixture
+def worker(settings: Settings) -> Iterator[PredictionWorker]:
+    """A prediction worker with one model."""
+    place = Workplace(settings, ("predict",))
+    write_model(place.storage.folder / "models/a/saved_model")
+    yield PredictionWorker(place)
+    place.close()
+
+
+def red_picture() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((6, 5, 3), (250, 10, 10), np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_bad_picture_has_a_sentence_and_the_others_their_classes(worker: PredictionWorker) -> None:
+    answer = worker.answer(QUESTION, [red_picture(), b"no picture", red_picture()])
+    first, bad, last = answer["predictions"]
+    assert first == last
+    assert (first["class_name"], first["verdict"]) == ("red", "confident")
+    assert sum(first["probabilities"].values()) == pytest.approx(1.0)
+    assert bad == {"error": "The file is not a picture; allowed are JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, HEIC."}
+
+
+def test_a_deleted_model_and_an_unknown_question_have_a_sentence(worker: PredictionWorker) -> None:
+    assert "deleted" in worker.answer({**QUESTION, "storage_key": "models/none"}, [red_picture()])["error"]
+    assert "Received: 'sing'" in worker.answer({"kind": "sing"}, [])["error"]
+
+
+def test_a_question_is_answered_through_the_broker(settings: Settings, worker: PredictionWorker) -> None:
+    queue = Queue(settings)
+    client = redis_client(settings)
+    answers: list[dict[str, Any]] = []
+    asking = threading.Thread(target=lambda: answers.append(queue.ask(QUESTION, [red_picture()])))
+    asking.start()
+    # the message itself is Celery's business; its number stands in the key of the pictures
+    (key,) = wait_until(lambda: client.keys(f"{PREFIX}pictures:*"), 10, "the question is there")  # type: ignore[misc]
+    worker.task(key.decode().rpartition(":")[2], QUESTION, time.time() + 10)
+    asking.join(10)
+    assert answers[0]["predictions"][0]["class_name"] == "red"
+    assert client.keys(f"{PREFIX}pictures:*") == []
+    client.close()
+    queue.close()
+
+
+def test_a_question_whose_deadline_has_passed_is_dropped(settings: Settings, worker: PredictionWorker) -> None:
+    with redis_client(settings) as client:
+        give_answer(client, "before", {})
+        worker.task("late", QUESTION, time.time() - 1)
+        assert client.keys(f"{PREFIX}answer:*") == [f"{PREFIX}answer:before".encode()]
+
+
+def test_a_fault_of_ours_is_an_answer_too(settings: Settings, worker: PredictionWorker) -> None:
+    with redis_client(settings) as client:
+        client.rpush(f"{PREFIX}pictures:1", red_picture())
+        with pytest.raises(ValueError, match="zip"):
+            worker.task("1", {**QUESTION, "class_names": ["red"]}, time.time() + 10)
+        assert b"fault of ours" in client.lrange(f"{PREFIX}answer:1", 0, -1)[0]  # type: ignore[index, operator]

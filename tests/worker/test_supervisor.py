@@ -1,0 +1,255 @@
+"""The supervisor against a trainer that speaks the protocol and does what each test asks of it."""
+
+import json
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, update
+
+from core.config import Settings
+from core.leases import RUN_LIFE, claim, expire, expired
+from core.tables import Export, LogLine, Metric, Prediction, Run, RunStatus, TrainedModel
+from tests.worker.tiny_dataset import blob_paths, queue_run
+from worker import supervisor as supervisor_module
+from worker import trainer_process
+from worker.run_preparation import attempts_folder
+from worker.supervisor import Supervisor, crash_sentence
+from worker.workplace import Workplace
+
+Play = Callable[[str], Run]
+
+
+@pytest.fixture
+def place(tmp_path: Path, migrated_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
+    """A workplace with short leases, without a broker: what it announces is heard by nobody."""
+    shutil.copyfile(migrated_file, tmp_path / "thaw.sqlite3")
+    command = [sys.executable, "-m", "tests.worker.fake_trainer"]
+    monkeypatch.setattr(trainer_process, "trainer_command", lambda: command)
+    settings = Settings(
+        data_dir=tmp_path,
+        redis_url=f"unix://{tmp_path}/nobody.sock",
+        lease_seconds=5,
+        renew_seconds=0.2,
+        disk_reserve_bytes=0,
+        spare_trainer=False,
+    )
+    made = Workplace(settings, ("train",))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def play(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> Play:
+    """Queue a run, let the supervisor work until nothing waits, and give the run back."""
+
+    def playing(steps: str) -> Run:
+        monkeypatch.setenv("FAKE_TRAINER", steps)
+        run_id = queue_run(place.database, place.settings)
+        Supervisor(place).task()
+        return run_of(place, run_id)
+
+    return playing
+
+
+def run_of(place: Workplace, run_id: str) -> Run:
+    with place.database.read() as session:
+        return session.get_one(Run, run_id)
+
+
+def only_run(place: Workplace) -> Run:
+    with place.database.read() as session:
+        return session.scalars(select(Run)).one()
+
+
+def epochs_of(place: Workplace, run_id: str) -> list[int]:
+    with place.database.read() as session:
+        where = (Metric.run_id == run_id, Metric.split == "validation", Metric.name == "loss")
+        return list(session.scalars(select(Metric.epoch).where(*where).order_by(Metric.epoch)))
+
+
+def log_of(place: Workplace, run_id: str) -> str:
+    with place.database.read() as session:
+        lines = session.scalars(select(LogLine.message).where(LogLine.run_id == run_id).order_by(LogLine.number))
+        return "\n".join(lines)
+
+
+def later(what: Callable[[], None], seconds: float) -> None:
+    threading.Timer(seconds, what).start()
+
+
+def test_a_succeeded_trainer_becomes_a_model_with_its_files(place: Workplace, play: Play) -> None:
+    run = play("epochs=3,succeed,exit=0")
+    assert run.status == RunStatus.SUCCEEDED
+    assert (run.attempt, run.test_accuracy, run.machine["device"]) == (1, 0.5, "CPU")
+    assert run.started_at is not None
+    assert epochs_of(place, run.id) == [1, 2, 3]
+    with place.database.read() as session:
+        model = session.scalars(select(TrainedModel)).one()
+        export = session.scalars(select(Export)).one()
+        assert len(session.scalars(select(Prediction)).all()) == 8
+    assert model.storage_key == f"models/{run.id}-1"
+    assert export.storage_key is not None
+    assert place.storage.path(export.storage_key).read_bytes() == b"zip"
+    assert place.storage.has(f"{model.storage_key}/saved_model/saved_model.pb")
+    left = {path.name for path in (attempts_folder(place.settings, run.id) / "1").iterdir()}
+    assert left == {"run.json", "images.jsonl", "result.json", "evaluation.json", "layers.json", "predictions.jsonl"}
+
+
+def test_the_run_folder_holds_what_the_contract_says(place: Workplace, play: Play) -> None:
+    run = play("succeed,exit=0")
+    folder = attempts_folder(place.settings, run.id) / "1"
+    told = json.loads((folder / "run.json").read_text())
+    assert told["class_names"] == ["class 0", "class 1"]
+    assert told["config"] == run.config
+    assert (told["attempt"], told["batch_size"], told["checkpoints"]) == (1, 8, [])
+    pictures = [json.loads(line) for line in (folder / told["images"]).read_text().splitlines()]
+    assert len(pictures) == 30
+    assert set(pictures[0]) == {"image_id", "sha256", "path", "label", "split", "group", "filename"}
+    assert all(Path(one["path"]).is_file() for one in pictures)
+
+
+@pytest.mark.parametrize("kind", ["config", "data", "weights", "disk_full", "export"])
+def test_a_failure_that_trying_again_would_not_change_ends_the_run(play: Play, kind: str) -> None:
+    run = play(f"fail={kind},exit=5")
+    assert (run.status, run.attempt) == (RunStatus.FAILED, 1)
+    assert run.failure == {"kind": kind, "message": f"It failed: {kind}.", "advice": "Do something else."}
+
+
+def test_out_of_memory_is_tried_once_more_with_half_the_batch(play: Play) -> None:
+    run = play("fail=out_of_memory,exit=5")
+    assert (run.status, run.attempt, run.batch_size) == (RunStatus.FAILED, 2, 4)
+    assert run.failure is not None
+    assert run.failure["kind"] == "out_of_memory"
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"), [("print=the end is near,exit=1", "exit code 1"), ("die", "memory ran out")]
+)
+def test_a_poisoned_run_fails_at_its_third_crash(place: Workplace, play: Play, steps: str, words: str) -> None:
+    run = play(steps)
+    assert (run.status, run.attempt, run.failures) == (RunStatus.FAILED, 3, 3)
+    assert run.failure is not None
+    assert words in run.failure["message"]
+    if "print" in steps:
+        assert log_of(place, run.id).count("the end is near") == 3
+
+
+def test_history_said_again_after_a_resume_does_not_forgive_crashes(place: Workplace, play: Play) -> None:
+    # every attempt says epochs 1 and 2; only the first time they are new
+    run = play("epochs=2,die")
+    assert (run.status, run.attempt) == (RunStatus.FAILED, 3)
+    assert epochs_of(place, run.id) == [1, 2]
+
+
+def test_noise_on_the_trainers_output_is_ignored(play: Play) -> None:
+    assert play("noise,epochs=1,succeed,exit=0").status == RunStatus.SUCCEEDED
+
+
+def test_an_exit_without_a_result_is_a_crash(play: Play) -> None:
+    run = play("epochs=1,exit=0")
+    assert run.status == RunStatus.FAILED
+    assert run.failure is not None
+    assert run.failure["kind"] == "crash"
+
+
+def test_a_cancel_reaches_the_trainer_within_seconds(place: Workplace, play: Play) -> None:
+    def cancel() -> None:
+        with place.database.write() as session:
+            session.execute(update(Run).values(cancel_requested_at=1.0))
+
+    later(cancel, 1.5)
+    began = time.monotonic()
+    run = play("epochs=1,wait=cancel,exit=3")
+    assert run.status == RunStatus.CANCELLED
+    assert time.monotonic() - began < 10
+
+
+def test_a_trainer_that_does_not_obey_a_cancel_is_killed(
+    place: Workplace, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "CANCEL_SECONDS", 0.5)
+
+    def cancel() -> None:
+        with place.database.write() as session:
+            session.execute(update(Run).values(cancel_requested_at=1.0))
+
+    later(cancel, 1.5)
+    assert play("epochs=1,hang").status == RunStatus.CANCELLED
+
+
+def test_a_drain_gives_the_run_back_without_counting_a_failure(place: Workplace, play: Play) -> None:
+    later(place.drain.set, 1.5)
+    run = play("epochs=1,wait=drain,exit=4")
+    assert (run.status, run.failures, run.attempt, run.lease_owner) == (RunStatus.QUEUED, 0, 1, None)
+
+
+def test_a_trainer_that_does_not_drain_in_time_is_killed(
+    place: Workplace, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "DRAIN_SECONDS", 0.5)
+    later(place.drain.set, 1.5)
+    run = play("epochs=1,hang")
+    assert (run.status, run.failures) == (RunStatus.QUEUED, 0)
+
+
+def test_a_stopped_worker_claims_nothing(place: Workplace, play: Play) -> None:
+    place.drain.set()
+    assert play("succeed,exit=0").attempt == 0
+
+
+def test_a_fenced_supervisor_stops_and_touches_nothing(place: Workplace, play: Play) -> None:
+    def take_away() -> None:
+        with place.database.write() as session:
+            session.execute(update(Run).values(lease_expires_at=1.0))
+            lost = expired(session, RUN_LIFE)
+            assert expire(session, RUN_LIFE, lost[0]) == RunStatus.QUEUED
+            assert claim(session, RUN_LIFE, "another worker", 60) is not None
+
+    later(take_away, 1.5)
+    run = play("epochs=1,hang")
+    assert (run.status, run.attempt, run.lease_owner) == (RunStatus.RUNNING, 2, "another worker")
+
+
+def test_a_missing_picture_fails_the_run_with_a_sentence(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_TRAINER", "succeed,exit=0")
+    run_id = queue_run(place.database, place.settings)
+    blob_paths(place.settings)[0].unlink()
+    Supervisor(place).task()
+    run = run_of(place, run_id)
+    assert run.status == RunStatus.FAILED
+    assert run.failure is not None
+    assert run.failure["kind"] == "data"
+    assert "not in the storage any more" in run.failure["message"]
+
+
+def test_a_later_attempt_gets_the_checkpoints_of_earlier_ones(place: Workplace, play: Play) -> None:
+    later(place.drain.set, 1.5)
+    run = play("epochs=1,wait=drain,exit=4")
+    checkpoints = attempts_folder(place.settings, run.id) / "1" / "checkpoints"
+    checkpoints.mkdir()
+    place.drain.clear()
+    later(place.drain.set, 1.5)
+    Supervisor(place).task()
+    told = json.loads((attempts_folder(place.settings, run.id) / "2" / "run.json").read_text())
+    assert told["checkpoints"] == [str(checkpoints)]
+
+
+def test_a_database_that_is_locked_for_a_moment_is_waited_for(place: Workplace, play: Play) -> None:
+    def lock() -> None:
+        with place.database.write():
+            time.sleep(1.5)
+
+    later(lock, 1.0)
+    assert play("epochs=3,succeed,exit=0").status == RunStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(-9, "signal 9"), (-11, "SIGSEGV"), (6, "lost its supervisor"), (77, "exit code 77")]
+)
+def test_every_end_of_a_trainer_has_a_sentence(code: int, words: str) -> None:
+    assert words in crash_sentence(code)
