@@ -6,6 +6,7 @@ Same key with another request: 422; the first one still running: 409. Failed req
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import timedelta
 
 from sqlalchemy import delete, update
@@ -42,7 +43,7 @@ async def answer_once(
 
     Args:
         request: the request.
-        handle: does the work; it has committed when it returns.
+        handle: does the work.
         owner_id: keys of different people never meet.
         streams: the body is not read here.
         secret: the answer must not be stored; a repetition is told so.
@@ -61,7 +62,7 @@ async def answer_once(
     if earlier is not None:
         return _again(earlier)
     try:
-        response = await handle(request)
+        response = await _committed(request, handle)
         succeeded = response.status_code < 400
     except BaseException:
         await run_in_threadpool(_forget, database, owner_id, key)
@@ -71,6 +72,16 @@ async def answer_once(
         return response
     await run_in_threadpool(_keep, database, (owner_id, key), response, secret=secret)
     return response
+
+
+async def _committed(request: Request, handle: Handler) -> Response:
+    """Do the work and leave its function-scoped dependencies (the session commits there) before the answer is stored.
+
+    FastAPI would leave them only after the whole handler of the route, of which we are a part.
+    """
+    async with AsyncExitStack() as stack:
+        request.scope["fastapi_function_astack"] = stack
+        return await handle(request)
 
 
 def _begin(database: Database, owner_id: str, key: str, digest: str) -> IdempotencyKey | None:
