@@ -106,15 +106,19 @@ def _field(
 
 def _plain(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:g}".replace("e-0", "e-")
     return str(value)
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f} M" if parameters >= 100_000 else f"{parameters / 1e3:.0f} k"
 
 
 def _backbone_options() -> list[tuple[str, str]]:
     found = []
     for one in BACKBONES.values():
         here = "" if weights_cached(one) or one.weights == ("none",) else ", weights to be downloaded"
-        found.append((one.id, f"{one.title} ({one.parameters / 1e6:.1f} M{here})"))
+        found.append((one.id, f"{one.title} ({_count(one.parameters)}{here})"))
     return found
 
 

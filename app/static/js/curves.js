@@ -123,6 +123,7 @@ class Chart {
     ctx.save();
     ctx.font = `${12 * ratio}px system-ui, sans-serif`;
     ctx.textBaseline = "bottom";
+    ctx.textAlign = "left";
     this.phases.forEach((phase, i) => {
       const from = i ? plot.valToPos(this.rows[phase.first].epoch - 0.5, "x", true) : bbox.left;
       const to = i < this.phases.length - 1 ? plot.valToPos(this.rows[phase.last].epoch + 0.5, "x", true) : bbox.left + bbox.width;

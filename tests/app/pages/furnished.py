@@ -8,6 +8,7 @@ import random
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,7 @@ class _Furnisher:
         sha256 = f"{label:02x}{number:04x}" * 10 + "0000"
         facts = {"width": 640, "height": 480, "format": "JPEG", "size_bytes": 48_211 + number}
         image_id = remember_image(self.session, self.user.id, sha256, facts)
-        if number < 12:
-            self.storage.put(thumbnail_key(sha256), drawn(label, number))
+        self.storage.put(thumbnail_key(sha256), drawn(label, number % 12))
         return image_id
 
     def version(self, dataset: Dataset) -> DatasetVersion:
@@ -318,6 +318,7 @@ def select_now() -> Any:
     return select(database_now())
 
 
+@cache
 def drawn(label: int, number: int) -> bytes:
     """A small picture with something round on it, WebP."""
     picture = Picture.new("RGB", (240, 240), ("#efece4", "#dfe5e2", "#e6dcd2", "#cfd6dc")[number % 4])
