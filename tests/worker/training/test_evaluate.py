@@ -1,0 +1,79 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from worker.training.evaluate import Judged, choose, evaluation
+
+
+def _result(phase: str, accuracy: float, loss: float, index: int = 0) -> dict[str, Any]:
+    return {"phase": phase, "phase_index": index, "validation": {"accuracy": accuracy, "loss": loss}}
+
+
+@pytest.mark.parametrize(
+    ("tuned", "winner"),
+    [
+        ((0.91, 9.0), "fine_tune"),
+        ((0.90, 0.4), "fine_tune"),
+        ((0.90, 0.5), "frozen"),
+        ((0.90, 0.6), "frozen"),
+        ((0.8, 0.1), "frozen"),
+    ],
+)
+def test_the_fine_tuned_network_wins_only_by_accuracy_or_at_a_tie_by_loss(
+    tuned: tuple[float, float], winner: str
+) -> None:
+    results = [_result("frozen", 0.90, 0.5), _result("fine_tune", *tuned, index=1)]
+    assert choose(results, "validation")["phase"] == winner
+
+
+def test_select_last_takes_the_last_phase_whatever_validation_says() -> None:
+    results = [_result("frozen", 0.9, 0.5), _result("fine_tune", 0.1, 5.0, 1)]
+    assert choose(results, "last")["phase"] == "fine_tune"
+
+
+def test_only_the_last_phase_of_a_kind_is_compared() -> None:
+    results = [_result("frozen", 0.99, 0.1), _result("frozen", 0.5, 1.0, 1), _result("fine_tune", 0.6, 1.0, 2)]
+    assert choose(results, "validation")["phase_index"] == 2
+
+
+def _sure(labels: list[int]) -> np.ndarray:
+    return np.eye(3, dtype=np.float32)[labels] * 0.97 + 0.01
+
+
+def test_scores_are_counted_from_the_answers() -> None:
+    labels = {"test": np.array([0, 0, 1, 1]), "validation": np.array([0, 1])}
+    judged = {"frozen": Judged(_sure([0, 1, 1, 1]), _sure([0, 1]))}
+    found = evaluation(judged, labels, ["a", "b", "never seen"], "frozen")
+    frozen = found["phases"]["frozen"]
+    assert found["comparison"] is None
+    assert found["split"] == "test"
+    assert frozen["accuracy"] == 0.75
+    assert frozen["accuracy_interval"] == pytest.approx([0.3006, 0.9544], abs=1e-4)
+    assert frozen["confusion_matrix"] == {
+        "class_names": ["a", "b", "never seen"],
+        "counts": [[1, 1, 0], [0, 2, 0], [0, 0, 0]],
+    }
+    assert frozen["per_class"][0] == {
+        "class_name": "a",
+        "precision": 1.0,
+        "recall": 0.5,
+        "f1": pytest.approx(2 / 3),
+        "support": 2,
+    }
+    assert frozen["per_class"][2]["support"] == 0
+    assert frozen["macro_f1"] == pytest.approx((2 / 3 + 0.8) / 2)
+    assert frozen["loss"] == pytest.approx(-(3 * np.log(0.98) + np.log(0.01)) / 4, rel=1e-5)
+    assert frozen["calibration"]["temperature"] is None
+    assert frozen["validation"]["accuracy"] == 1.0
+
+
+def test_both_kinds_are_compared_on_the_same_pictures() -> None:
+    labels = {"test": np.zeros(4, int), "validation": np.zeros(2, int)}
+    judged = {
+        "frozen": Judged(_sure([0, 1, 1, 0]), _sure([0, 0])),
+        "fine_tune": Judged(_sure([0, 0, 0, 1]), _sure([0, 0])),
+    }
+    comparison = evaluation(judged, labels, ["a", "b", "c"], "frozen")["comparison"]
+    assert (comparison["gained"], comparison["lost"]) == (2, 1)
+    assert comparison["p_value"] == 1.0

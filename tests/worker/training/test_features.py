@@ -1,0 +1,92 @@
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from core.training_config import Augmentation
+from tests.worker.training.run_folders import make_run_folder
+from tests.worker.training.workplaces import Opened, open_run
+from worker.training.features import Extractor, make_extractor, row_keys
+from worker.training.precision import bfloat16_cosine, in_bfloat16
+
+FLOAT = np.dtype(np.float32)
+
+
+def _extractor(opened: Opened, augmentation: Augmentation | None = None) -> Extractor:
+    return make_extractor(opened.work.network.backbone, "backbone", augmentation, FLOAT)
+
+
+def _features(opened: Opened, extractor: Extractor, views: int = 1) -> tuple[np.ndarray, int]:
+    """(features of every train picture and view, how many had to be computed)."""
+    counted = 0
+
+    def say(done: int, _: int) -> None:
+        nonlocal counted
+        counted = done
+
+    positions = opened.work.positions("train")
+    found = opened.work.store.features(extractor, positions, views, say)
+    opened.work.store.finish()
+    places, turns = np.repeat(np.arange(len(positions)), views), np.tile(np.arange(views), len(positions))
+    return found.gather(places, turns), counted
+
+
+def test_stored_features_are_what_the_backbone_gives(tmp_path: Path) -> None:
+    opened = open_run(make_run_folder(tmp_path / "run"))
+    stored, _ = _features(opened, _extractor(opened))
+    pixels = opened.work.pictures.batch(opened.work.positions("train")).astype(np.float32)
+    np.testing.assert_allclose(stored, opened.work.network.backbone(pixels).numpy(), atol=1e-5)
+
+
+def test_a_second_run_computes_nothing(tmp_path: Path) -> None:
+    first = open_run(make_run_folder(tmp_path / "one", shared=tmp_path))
+    stored, computed = _features(first, _extractor(first))
+    assert computed == 24
+    second = open_run(make_run_folder(tmp_path / "two", {"batch_size": 4}, shared=tmp_path))
+    again, computed = _features(second, _extractor(second))
+    assert computed == 0
+    np.testing.assert_array_equal(again, stored)
+
+
+@pytest.mark.parametrize("change", ["weights", "size", "augmentation"])
+def test_what_would_give_other_numbers_is_not_found(tmp_path: Path, change: str) -> None:
+    first = open_run(make_run_folder(tmp_path / "one", shared=tmp_path))
+    _features(first, _extractor(first))
+    config: dict[str, Any] = {"weights": {"seed": 5}, "size": {"image_size": [16, 20]}}.get(change, {})
+    second = open_run(make_run_folder(tmp_path / "two", config, shared=tmp_path))
+    augmentation = Augmentation() if change == "augmentation" else None
+    assert _features(second, _extractor(second, augmentation))[1] == 24
+
+
+def test_views_differ_and_do_not_depend_on_what_was_stored_before(tmp_path: Path) -> None:
+    one = open_run(make_run_folder(tmp_path / "one"))
+    three_views, _ = _features(one, _extractor(one, Augmentation()), views=3)
+    by_view = three_views.reshape(24, 3, -1)
+    assert (np.abs(by_view[:, 0] - by_view[:, 1]).max(axis=1) > 1e-3).all()
+    two = open_run(make_run_folder(tmp_path / "two"))
+    _features(two, _extractor(two, Augmentation()), views=2)
+    again, computed = _features(two, _extractor(two, Augmentation()), views=3)
+    assert computed == 24  # only the third view was new
+    np.testing.assert_allclose(again, three_views, atol=1e-5)
+
+
+def test_keys_of_plain_pictures_are_their_own_and_views_have_one_each() -> None:
+    digests = np.arange(64, dtype=np.uint8).reshape(2, 32)
+    np.testing.assert_array_equal(row_keys(digests, 1, None), digests)
+    views = row_keys(digests, 3, seed=0)
+    assert len(np.unique(views, axis=0)) == 6
+    assert not (row_keys(digests, 3, seed=1) == views).all(axis=1).any()
+
+
+def test_bfloat16_is_compared_once_per_machine(tmp_path: Path) -> None:
+    opened = open_run(make_run_folder(tmp_path / "run"))
+    backbone = opened.work.network.backbone
+    pictures = opened.work.pictures.batch(np.arange(8))
+    cosine = bfloat16_cosine(backbone, in_bfloat16(backbone), pictures, tmp_path / "memory")
+    assert 0.99 < cosine <= 1.0001
+    broken = keras.models.clone_model(backbone)
+    broken.set_weights([-weight for weight in backbone.get_weights()])
+    assert bfloat16_cosine(backbone, broken, pictures, tmp_path / "memory") == cosine
+    assert bfloat16_cosine(backbone, broken, pictures, tmp_path / "forgetful") < 0.99

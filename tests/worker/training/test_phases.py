@@ -1,0 +1,276 @@
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.errors import ConfigInvalid
+from tests.worker.training.run_folders import make_run_folder, read_images, write_images
+from tests.worker.training.workplaces import Opened, open_run
+from worker.training.ledger import every_variable
+from worker.training.orders import Cancelled
+from worker.training.phases import class_weights, plan_epoch
+
+FAST = {"name": "adam", "learning_rate": 0.01}
+FROZEN: dict[str, Any] = {"kind": "frozen", "epochs": 2, "optimizer": FAST}
+TUNE: dict[str, Any] = {"kind": "fine_tune", "epochs": 2, "unfreeze_from": "block3_conv", "optimizer": FAST}
+
+
+def _run(path: Path, *phases: dict[str, Any], **config: Any) -> Opened:
+    return open_run(make_run_folder(path, {"phases": list(phases), **config})).run_phases()
+
+
+def _weights(opened: Opened) -> dict[str, np.ndarray]:
+    return {f"{n}/{one.path}": one.numpy() for n, one in enumerate(every_variable(opened.work.network))}
+
+
+@pytest.mark.parametrize("features", ["cached", "live"])
+def test_a_frozen_phase_changes_the_head_and_nothing_else(tmp_path: Path, features: str) -> None:
+    before = _weights(open_run(make_run_folder(tmp_path / "before", {"phases": [{**FROZEN, "features": features}]})))
+    after = _weights(_run(tmp_path / "after", {**FROZEN, "features": features}))
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert {name.partition("/")[2] for name in changed} == {"head_dense/kernel", "head_dense/bias"}
+
+
+@pytest.mark.parametrize("unfreeze_from", [None, "block3_conv"])
+def test_batch_norm_statistics_are_bit_equal_after_fine_tuning_in_the_plain_form(
+    tmp_path: Path, unfreeze_from: str | None
+) -> None:
+    tune = {**TUNE, "features": "live", "unfreeze_from": unfreeze_from}
+    fresh = open_run(make_run_folder(tmp_path / "before", {"phases": [FROZEN, tune]}))
+    assert fresh.work.network.form == "plain"
+    before, after = _weights(fresh), _weights(_run(tmp_path / "after", FROZEN, tune))
+    statistics = [name for name in before if "moving_" in name]
+    assert len(statistics) == 10
+    for name in statistics:
+        np.testing.assert_array_equal(after[name], before[name])
+    for part in ("block4_conv/kernel", "block4_bn/gamma", "block4_bn/beta"):
+        (name,) = [one for one in before if one.endswith(part)]
+        assert not np.array_equal(before[name], after[name]), name
+    (first,) = [one for one in before if one.endswith("block1_conv/kernel")]
+    assert np.array_equal(before[first], after[first]) == (unfreeze_from is not None)
+
+
+def test_a_cached_fine_tune_phase_learns_only_what_lies_above_the_cut(tmp_path: Path) -> None:
+    before = _weights(open_run(make_run_folder(tmp_path / "before", {"phases": [FROZEN, TUNE]})))
+    after = _weights(_run(tmp_path / "after", FROZEN, TUNE))
+    changed = {name.partition("/")[2].split("_")[0] for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {"block3", "block4", "head"}
+
+
+def test_cached_and_live_give_the_same_curve_on_plain_pictures(tmp_path: Path) -> None:
+    plain = {"horizontal_flip": False, "rotation_degrees": 0}
+    head = {"dropout": 0.0}
+    curves = []
+    for features in ("cached", "live"):
+        phases = [{**FROZEN, "features": features}, {**TUNE, "features": features}]
+        # a live phase anywhere makes the network plain; the frozen first phase compares equal forms
+        opened = _run(tmp_path / features, *phases[:1], augmentation=plain, head=head)
+        curves.append([metrics["validation"]["loss"] for _, metrics in opened.curve])
+    np.testing.assert_allclose(curves[0], curves[1], rtol=1e-4)
+
+
+def test_training_lowers_the_loss_and_the_network_answers_with_the_kept_weights(tmp_path: Path) -> None:
+    opened = _run(tmp_path / "run", {**FROZEN, "epochs": 30}, {**TUNE, "epochs": 6})
+    losses = [metrics["train"]["loss"] for _, metrics in opened.curve]
+    assert losses[-1] < 0.5 * losses[0]
+    result = opened.ledger.state.results[-1]
+    work = opened.work
+    answer = work.network.head(
+        work.network.backbone(work.pictures.batch(work.positions("validation")).astype(np.float32))
+    )
+    right = np.mean(np.argmax(answer, axis=1) == work.labels("validation"))
+    assert right == pytest.approx(result["validation"]["accuracy"])
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"name": "adamw", "weight_decay": 0.1},
+        {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9},
+        {"name": "rmsprop", "momentum": 0.5},
+        {"name": "lbfgs"},
+    ],
+)
+def test_every_optimizer_learns(tmp_path: Path, optimizer: dict[str, Any]) -> None:
+    curve = _run(tmp_path / "run", {**FROZEN, "epochs": 5, "optimizer": optimizer}).curve
+    assert [epoch for epoch, _ in curve] == list(range(1, len(curve) + 1))
+    assert curve[-1][1]["train"]["loss"] < 1.1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schedule": {"name": "cosine", "warmup_epochs": 1}},
+        {"schedule": {"name": "inverse_time", "decay_rate": 0.5}},
+        {"ema_decay": 0.9},
+        {"views": 3},
+        {"steps_per_epoch": 2},
+        {"steps_per_epoch": 9},
+        {"features": "live"},
+    ],
+)
+def test_options_of_a_phase_change_the_curve(tmp_path: Path, plain_end: Any, change: dict[str, Any]) -> None:
+    changed = _run(tmp_path / "changed", FROZEN, {**TUNE, **change})
+    assert len(changed.curve) == 4
+    assert changed.curve[-1] != plain_end
+
+
+@pytest.fixture(scope="module")
+def plain_end(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The last epoch of two phases with no options."""
+    return _run(tmp_path_factory.mktemp("plain") / "run", FROZEN, TUNE).curve[-1]
+
+
+def test_early_stopping_ends_a_phase_that_no_longer_gets_better(tmp_path: Path) -> None:
+    steady = {"name": "sgd", "learning_rate": 10.0}
+    opened = _run(tmp_path / "run", {**FROZEN, "epochs": 40, "optimizer": steady, "early_stopping": {"patience": 2}})
+    losses = [metrics["validation"]["loss"] for _, metrics in opened.curve]
+    assert len(losses) < 40
+    assert int(np.argmin(losses)) == len(losses) - 3
+
+
+def test_the_best_epochs_weights_are_kept(tmp_path: Path) -> None:
+    wild = {"name": "sgd", "learning_rate": 5.0}
+    opened = _run(tmp_path / "run", {**FROZEN, "epochs": 8, "optimizer": wild})
+    best = max((m["validation"]["accuracy"], -m["validation"]["loss"]) for _, m in opened.curve)
+    kept = opened.ledger.state.results[0]["validation"]
+    assert (kept["accuracy"], -kept["loss"]) == best
+
+
+def test_the_last_epochs_weights_are_kept_when_wanted(tmp_path: Path) -> None:
+    wild = {"name": "sgd", "learning_rate": 5.0}
+    opened = _run(tmp_path / "run", {**FROZEN, "epochs": 8, "optimizer": wild, "keep": "last"})
+    assert opened.ledger.state.results[0]["validation"] == opened.curve[-1][1]["validation"]
+
+
+def test_a_batch_larger_than_the_split_is_one_step(tmp_path: Path) -> None:
+    opened = _run(tmp_path / "run", FROZEN, TUNE, batch_size=1000)
+    assert len(opened.curve) == 4
+    assert opened.ledger.state.epoch == 4
+
+
+def test_a_class_missing_in_train_and_validation_is_no_obstacle(tmp_path: Path) -> None:
+    path = make_run_folder(tmp_path / "run", {"phases": [FROZEN, {**FROZEN, "optimizer": {"name": "lbfgs"}}]})
+    write_images(path, [row for row in read_images(path) if row["label"] != 1 or row["split"] == "test"])
+    opened = open_run(path).run_phases()
+    assert all(np.isfinite(metrics["train"]["loss"]) for _, metrics in opened.curve)
+
+
+def test_a_sigmoid_head_trains(tmp_path: Path) -> None:
+    path = make_run_folder(
+        tmp_path / "run",
+        {"phases": [{**FROZEN, "epochs": 20}], "head": {"binary": True}},
+        class_names=("round", "square"),
+    )
+    assert open_run(path).run_phases().curve[-1][1]["train"]["accuracy"] > 0.8
+
+
+@pytest.mark.parametrize("head", [{"pooling": "flatten", "hidden_units": [8]}, {"pooling": "max"}])
+def test_every_head_trains_on_stored_features(tmp_path: Path, head: dict[str, Any]) -> None:
+    assert len(_run(tmp_path / "run", FROZEN, TUNE, head=head).curve) == 4
+
+
+def test_features_that_do_not_fit_the_cache_are_trained_live(tmp_path: Path) -> None:
+    path = make_run_folder(tmp_path / "run", {"phases": [FROZEN, TUNE]}, cache_limit_bytes=20_000)
+    opened = open_run(path).run_phases()
+    assert len(opened.curve) == 4
+    assert any("runs live" in event.get("message", "") for event in opened.events)
+
+
+def test_a_diverging_loss_is_a_sentence_about_the_learning_rate(tmp_path: Path) -> None:
+    opened = open_run(make_run_folder(tmp_path / "run", {"phases": [FROZEN]}))
+    dense = opened.work.network.head.get_layer("head_dense")
+    dense.kernel.assign(np.full(dense.kernel.shape, np.inf))
+    with pytest.raises(ConfigInvalid, match=r"learning rate 0\.01"):
+        opened.run_phases()
+
+
+def test_two_runs_give_the_same_head_bit_for_bit(tmp_path: Path) -> None:
+    phases = [FROZEN, {**TUNE, "views": 2, "ema_decay": 0.9}]
+    one, two = (_run(tmp_path / name, *phases) for name in ("one", "two"))
+    assert one.curve == two.curve
+    for left, right in zip(_weights(one).values(), _weights(two).values(), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize(("features", "stop_after"), [("cached", 1), ("cached", 3), ("live", 3)])
+def test_a_run_that_was_stopped_goes_on_with_the_same_curve(tmp_path: Path, features: str, stop_after: int) -> None:
+    tune = {**TUNE, "features": features, "ema_decay": 0.9, "schedule": {"name": "cosine", "warmup_epochs": 1}}
+    config = {"phases": [FROZEN, tune], "head": {"dropout": 0.3}}
+    whole = open_run(make_run_folder(tmp_path / "whole", config)).run_phases()
+    first = open_run(make_run_folder(tmp_path / "first", config))
+    _cancel_after(first, stop_after)
+    with pytest.raises(Cancelled):
+        first.run_phases()
+    shutil.copytree(tmp_path / "first" / "checkpoints", tmp_path / "kept")
+    second = open_run(make_run_folder(tmp_path / "second", config, checkpoints=[str(tmp_path / "kept")]))
+    assert second.ledger.resumed_from is not None
+    second.run_phases()
+    assert second.curve == whole.curve
+    for left, right in zip(_weights(second).values(), _weights(whole).values(), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def _cancel_after(opened: Opened, epochs: int) -> None:
+    """Say cancel when the run wants to save the epoch after `epochs`: in the middle of it, for its listener."""
+    save = opened.ledger.save
+    count = 0
+
+    def counting(*arguments: Any) -> None:
+        nonlocal count
+        if opened.ledger.state.phase_over:
+            save(*arguments)
+            return
+        count += 1
+        if count > epochs:
+            raise Cancelled
+        save(*arguments)
+
+    opened.ledger.save = counting  # type: ignore[method-assign]
+
+
+def test_after_an_out_of_memory_failure_the_run_goes_on_with_half_the_batch(tmp_path: Path) -> None:
+    config = {"phases": [FROZEN, {**TUNE, "epochs": 3}]}
+    first = open_run(make_run_folder(tmp_path / "first", config))
+    _cancel_after(first, 3)
+    with pytest.raises(Cancelled):
+        first.run_phases()
+    folder = make_run_folder(
+        tmp_path / "second", config, batch_size=4, checkpoints=[str(tmp_path / "first/checkpoints")]
+    )
+    second = open_run(folder).run_phases()
+    assert [epoch for epoch, _ in second.curve] == [1, 2, 3, 4, 5]
+    assert second.curve[:3] == first.curve
+
+
+def test_weights_of_both_phases_can_be_put_back(tmp_path: Path) -> None:
+    opened = _run(tmp_path / "run", FROZEN, TUNE)
+    tuned = _weights(opened)
+    opened.ledger.put_back(opened.work.network, 0)
+    frozen = _weights(opened)
+    alone = _weights(_run(tmp_path / "alone", FROZEN))
+    assert not all(np.array_equal(tuned[name], frozen[name]) for name in tuned)
+    for left, right in zip(frozen.values(), alone.values(), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_an_epochs_order_depends_on_its_key_alone() -> None:
+    one, again, other = (plan_epoch(10, 4, None, key) for key in ([0, 0, 1], [0, 0, 1], [0, 0, 2]))
+    np.testing.assert_array_equal(one.places, again.places)
+    assert not np.array_equal(one.places, other.places)
+    assert sorted(one.places) == list(range(10))
+    assert [call.shape for call in one.calls(8)] == [(2, 4), (1, 2)]
+
+
+def test_more_steps_than_pictures_go_through_them_again() -> None:
+    plan = plan_epoch(10, 4, 6, [0])
+    assert plan.steps == 6
+    assert np.bincount(plan.places).tolist().count(2) >= 4
+
+
+def test_balanced_weights_are_those_of_the_textbook() -> None:
+    np.testing.assert_allclose(class_weights(np.array([0, 0, 0, 1]), 2, "balanced"), [4 / 6, 2.0])
+    np.testing.assert_allclose(class_weights(np.array([0, 0, 1, 1]), 3, "balanced"), [1.0, 1.0, 0.0])
+    np.testing.assert_allclose(class_weights(np.array([0, 1]), 2, "none"), [1.0, 1.0])
