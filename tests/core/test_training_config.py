@@ -43,6 +43,11 @@ def test_the_example_of_the_contract_is_a_valid_config() -> None:
         ({"cut_layer": "nowhere"}, "cut_layer", "Allowed"),
         ({"phases": []}, "phases", "at least 1"),
         ({"phases": [FROZEN, {"kind": "fine_tune", "unfreeze_from": "b99_add"}]}, "phases.1.unfreeze_from", "b99_add"),
+        (
+            {"cut_layer": "b10_add", "phases": [FROZEN, {"kind": "fine_tune", "unfreeze_from": "b14_add"}]},
+            "phases.1.unfreeze_from",
+            "above the cut layer",
+        ),
         ({"phases": [{"kind": "fine_tune"}]}, "phases.0.kind", "must be frozen"),
         ({"phases": [{"kind": "thaw"}]}, "phases.0", "thaw"),
         ({"phases": [{**FROZEN, "features": "live", "views": 3}]}, "phases.0.views", "allowed: 1"),
