@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from core.backbones import BACKBONES
+from core.backbones import BACKBONES, Backbone
 from core.errors import ConfigInvalid, FieldProblem, NotServed
 
 LearningRate = Annotated[float, Field(ge=1e-7, le=10.0)]
@@ -269,6 +269,10 @@ def _catalogue_problems(config: TrainingConfig) -> list[FieldProblem]:
                 )
                 found.append(FieldProblem(f"phases.{index}.unfreeze_from", message, name))
     return found
+
+
+def _above_cut(backbone: Backbone, layer: str, cut_layer: str | None) -> bool:
+    return cut_layer in backbone.cut_layers and backbone.layers.index(layer) > backbone.layers.index(cut_layer)
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
