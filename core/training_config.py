@@ -262,16 +262,13 @@ def _catalogue_problems(config: TrainingConfig) -> list[FieldProblem]:
                 f"layer name such as {', '.join(backbone.cut_layers[-3:])} (GET /runs/{{id}}/layers lists them all)."
             )
             found.append(FieldProblem(f"phases.{index}.unfreeze_from", message, name))
-        elif isinstance(name, str) and config.cut_layer in backbone.cut_layers:
-            if backbone.layers.index(name) > backbone.layers.index(config.cut_layer):
-                message = (
-                    f'"{name}" lies above the cut layer "{config.cut_layer}": nothing of the backbone would learn.'
-                )
-                found.append(FieldProblem(f"phases.{index}.unfreeze_from", message, name))
+        elif isinstance(name, str) and config.cut_layer and _above_cut(backbone, name, config.cut_layer):
+            message = f'"{name}" lies above the cut layer "{config.cut_layer}": nothing of the backbone would learn.'
+            found.append(FieldProblem(f"phases.{index}.unfreeze_from", message, name))
     return found
 
 
-def _above_cut(backbone: Backbone, layer: str, cut_layer: str | None) -> bool:
+def _above_cut(backbone: Backbone, layer: str, cut_layer: str) -> bool:
     return cut_layer in backbone.cut_layers and backbone.layers.index(layer) > backbone.layers.index(cut_layer)
 
 
