@@ -121,7 +121,8 @@ def short_hash(text: str) -> str:
 
 def p_value(value: float) -> str:
     """Two significant digits: 0.0031 -> "p = 0.0031"; very small ones as "p < 0.0001"."""
-    return "p < 0.0001" if value < 0.0001 else f"p = {value:.2g}"
+    text = "p < 0.0001" if value < 0.0001 else f"p = {value:.2g}"
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def plural(count: float, one: str, many: str | None = None) -> str:

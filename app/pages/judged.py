@@ -16,6 +16,7 @@ CELL_PICTURES = 12
 MISTAKES = 12
 TOO_WIDE = 0.4
 MOST_MATRIX = 40
+MOST_CLASSES = 200
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Verdict:
 class Cell:
     """One cell of the confusion matrix. `heat` 0 to 4: how large a share of the row went wrong here."""
 
+    label: int
+    class_name: str
     count: int
     heat: int
     right: bool
@@ -143,7 +146,7 @@ class Judged:
     scale: float
     verdict: Verdict
     rows: Sequence[MatrixRow]
-    class_names: Sequence[str]
+    class_count: int
     confusions: Sequence[Confusion]
     classes: Sequence[ClassScore]
     class_scale: float
@@ -198,9 +201,9 @@ def judge(session: Session, run: Run, evaluation: Mapping[str, Any], looks: int,
         scale=scale_from(one.interval for one in scores),
         verdict=verdict_of(scores, evaluation.get("comparison"), total),
         rows=matrix_rows(names, counts),
-        class_names=names,
+        class_count=len(names),
         confusions=confusions(names, counts),
-        classes=classes,
+        classes=classes[:MOST_CLASSES],
         class_scale=scale_from([one.recall_interval for one in classes] + [one.precision_interval for one in classes]),
         mistakes=_shown(session, run, names, page.items),
         mistakes_total=total - sum(counts[index][index] for index in range(len(names))),
@@ -231,14 +234,28 @@ def verdict_of(scores: Sequence[PhaseScore], comparison: Mapping[str, Any] | Non
     return Verdict(head, gained, lost, p_value)
 
 
-def matrix_rows(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[MatrixRow]:
-    """Rows of the matrix with the heat of their cells."""
+def matrix_rows(names: Sequence[str], counts: Sequence[Sequence[int]], most: int = MOST_MATRIX) -> list[MatrixRow]:
+    """Rows of the matrix with the heat of their cells; of many classes, those that are confused most."""
+    labels = _most_confused(counts, most)
     rows = []
-    for label, row in enumerate(counts):
-        total = sum(row)
-        cells = [Cell(count, _heat(count, total), label == column) for column, count in enumerate(row)]
+    for label in labels:
+        row, total = counts[label], sum(counts[label])
+        cells = [
+            Cell(column, names[column], row[column], _heat(row[column], total), label == column) for column in labels
+        ]
         rows.append(MatrixRow(label, names[label], cells, total))
     return rows
+
+
+def _most_confused(counts: Sequence[Sequence[int]], most: int) -> list[int]:
+    labels = list(range(len(counts)))
+    if len(labels) <= most:
+        return labels
+    wrong = [sum(row) - row[label] for label, row in enumerate(counts)]
+    for row_label, row in enumerate(counts):
+        for label, count in enumerate(row):
+            wrong[label] += count if label != row_label else 0
+    return sorted(sorted(labels, key=lambda label: -wrong[label])[:most])
 
 
 def _heat(count: int, total: int) -> int:

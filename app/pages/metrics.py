@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
 from core.tables import Metric
 
 
@@ -29,11 +32,7 @@ def epoch_rows(metrics: Sequence[Metric]) -> list[EpochRow]:
     return [rows[key] for key in sorted(rows)]
 
 
-def best_epochs(rows: Sequence[EpochRow]) -> dict[int, int]:
-    """Phase index -> epoch with its lowest validation loss (the first of equals), which is the one a phase keeps."""
-    best: dict[int, tuple[float, int]] = {}
-    for row in rows:
-        loss = row.get("validation", "loss")
-        if loss is not None and (row.phase_index not in best or loss < best[row.phase_index][0]):
-            best[row.phase_index] = (loss, row.epoch)
-    return {index: epoch for index, (_, epoch) in best.items()}
+def newest_epoch(session: Session, run_id: str) -> list[EpochRow]:
+    """The newest epoch alone, for the status line; empty before the first."""
+    newest = select(func.max(Metric.epoch)).where(Metric.run_id == run_id).scalar_subquery()
+    return epoch_rows(session.scalars(select(Metric).where(Metric.run_id == run_id, Metric.epoch == newest)).all())

@@ -13,7 +13,7 @@ from app.dependencies import Person, ReadSession, TheHouse, WriteSession
 from app.pages.cards import RunRow, Score, backbone_title, run_rows, score_of
 from app.pages.forms import see_other
 from app.pages.judged import Judged, JudgeWish, judge
-from app.pages.metrics import EpochRow, best_epochs, epoch_rows
+from app.pages.metrics import EpochRow, epoch_rows, newest_epoch
 from app.pages.network import PhaseLayers, layer_summary
 from app.pages.progress import Step, epochs_by_phase, status_words, steps
 from app.templating import View, render
@@ -82,7 +82,6 @@ class RunView(View):
     steps: Sequence[Step]
     ahead: int
     epochs: Sequence[EpochRow]
-    best: dict[int, int]
     log: Sequence[LogLine]
     layers: Sequence[PhaseLayers]
     score: Score | None
@@ -166,7 +165,6 @@ def run_view(session: Session, run: Run, wish: JudgeWish) -> RunView:
         steps=steps(run, epochs_by_phase(session, [run.id])[run.id]),
         ahead=runs_ahead(session, run) if run.status == RunStatus.QUEUED else 0,
         epochs=metrics,
-        best=best_epochs(metrics),
         log=log_lines(session, run.id, limit=500),
         layers=layer_summary(run_document(session, run.id, "layers")),
         score=score_of(run.summary),
@@ -188,7 +186,7 @@ def show_progress(request: Request, session: ReadSession, person: Person, run_id
         words=words,
         steps=steps(run, epochs_by_phase(session, [run.id])[run.id]),
         ahead=runs_ahead(session, run) if run.status == RunStatus.QUEUED else 0,
-        epochs=epoch_rows(run_metrics(session, run.id))[-1:],
+        epochs=newest_epoch(session, run.id),
     )
     return render(request, view)
 

@@ -138,7 +138,10 @@ class Chart {
         ctx.stroke();
       }
       ctx.fillStyle = colour(`${phase.kind}-ink`);
-      if (to - from > 30 * ratio) ctx.fillText(KINDS[phase.kind], from + 6 * ratio, bbox.top - 3 * ratio);
+      // a narrow phase at the edge has its name to the left of its end, where there is room
+      const words = KINDS[phase.kind], wide = ctx.measureText(words).width;
+      const at = Math.min(from + 6 * ratio, bbox.left + bbox.width - wide);
+      if (i === 0 || at >= from - wide) ctx.fillText(words, at, bbox.top - 3 * ratio);
     });
     ctx.restore();
   }
