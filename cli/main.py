@@ -186,7 +186,7 @@ def _log_to_stderr(settings: Settings) -> None:
         force=True,
     )
     # what these say below a warning is noise to an operator
-    for name in ("alembic", "celery", "kombu", "httpx", "uvicorn.access"):
+    for name in ("alembic", "celery", "kombu", "httpx", "uvicorn"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
 
 

@@ -4,6 +4,7 @@ Linux: PR_SET_PDEATHSIG. Elsewhere: a thread looks at the parent's id once a sec
 worker lived on to the end of its task.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -18,8 +19,10 @@ _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 PARENT_VARIABLE = "THAW_PARENT_PID"
 
 
-def child_setup(*, nice: int = 0) -> Callable[[], None]:
+def child_setup(*, nice: int = 0, expendable: bool = False) -> Callable[[], None]:
     """A `preexec_fn`: the child is killed when the thread that started it ends, and runs at this niceness.
+
+    When memory runs out, Linux picks an `expendable` child before anything else of ours.
 
     Start such children from the main thread, or from a thread that lives as long as the process.
     """
@@ -32,8 +35,17 @@ def child_setup(*, nice: int = 0) -> Callable[[], None]:
                 os._exit(1)
         if nice:
             os.nice(nice)
+        if expendable and _LIBC is not None:
+            _mark_expendable()
 
     return prepare
+
+
+def _mark_expendable() -> None:
+    with contextlib.suppress(OSError):  # no such file in some containers
+        descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(descriptor, b"500")
+        os.close(descriptor)
 
 
 def die_with_parent() -> None:

@@ -1,5 +1,6 @@
 """Holds a run from claim to end: prepares its folder, starts the trainer, relays what it says, fences, cancels, drains."""
 
+import errno
 import logging
 import signal
 import time
@@ -79,14 +80,24 @@ class Attempt:
             self._train()
         except Fenced as fenced:
             _log.warning("%s It is left alone.", fenced)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                self._fault(error)
+                raise
+            self._fail("disk_full", "The disk became full. Free some space and try again.")
         except Exception as error:
-            _log.exception("run %s: attempt %s failed by a fault of ours", held.id, held.attempt)
-            sentence = f"The supervisor of this training failed: {error}"
-            self._finish(lambda session: record_crash(session, held, sentence))
+            self._fault(error)
             raise
         finally:
             if self._trainer is not None:
                 self._trainer.kill()
+
+    def _fault(self, error: Exception) -> None:
+        """A fault of ours counts as a crash, so that it cannot go on for ever."""
+        held = self._hold.claim
+        _log.exception("run %s: attempt %s failed by a fault of ours", held.id, held.attempt)
+        sentence = f"The supervisor of this training failed: {error}"
+        self._finish(lambda session: record_crash(session, held, sentence))
 
     def _train(self) -> None:
         held = self._hold.claim

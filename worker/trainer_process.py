@@ -50,7 +50,7 @@ class TrainerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             process_group=0,
-            preexec_fn=child_setup(nice=NICE),  # noqa: PLW1509 - it calls libc and nothing of Python's
+            preexec_fn=child_setup(nice=NICE, expendable=True),  # noqa: PLW1509 - system calls and nothing else
         )
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._last_words: deque[str] = deque(maxlen=40)
@@ -145,6 +145,12 @@ class Spare:
         self.wanted = settings.spare_trainer and memory_bytes() >= LEAST_MEMORY_FOR_A_SPARE and not gpus()
         if self.wanted:
             threading.Thread(target=self._tick, name="spare", daemon=True).start()
+
+    @property
+    def waiting_pid(self) -> int | None:
+        """Process id of the spare that waits, if one does."""
+        with self._lock:
+            return None if self._waiting is None else self._waiting.pid
 
     def prepare(self) -> None:
         """Have a spare waiting, if one is wanted here."""

@@ -101,7 +101,7 @@ def test_a_worker_killed_in_the_middle_of_a_run_costs_nothing_but_time(quick_hou
     check_whole(quick_house, run_id, attempts=2)
 
 
-def test_a_wiped_broker_loses_no_run(quick_house: House) -> None:
+def test_a_wiped_and_a_killed_broker_lose_no_run(quick_house: House) -> None:
     environment = Path(f"/proc/{quick_house.pid_of('cli web')}/environ").read_bytes().split(b"\0")
     address = next(line for line in environment if line.startswith(b"THAW_REDIS_URL=")).partition(b"=")[2].decode()
     run_id = queue_run(quick_house.database, quick_house.settings, LONG)
@@ -111,8 +111,13 @@ def test_a_wiped_broker_loses_no_run(quick_house: House) -> None:
         for _ in range(10):
             client.flushall()
             time.sleep(0.2)
+    os.kill(quick_house.pid_of("valkey-server"), signal.SIGKILL)
     check_whole(quick_house, run_id, attempts=1)
     wait_until(lambda: epochs_of(quick_house, waiting) > 0, 60, "the run that waited is begun")
+    wait_for_end(quick_house, waiting)
+    time.sleep(2)  # the worker has gone back to listening: to the new broker
+    late = queue_run(quick_house.database, quick_house.settings)
+    wait_until(lambda: epochs_of(quick_house, late) > 0, 60, f"a run queued later is begun\n{quick_house.log}")
 
 
 @pytest.mark.slow

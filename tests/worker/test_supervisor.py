@@ -1,5 +1,6 @@
 """The supervisor against a trainer that speaks the protocol and does what each test asks of it."""
 
+import errno
 import json
 import shutil
 import sys
@@ -13,12 +14,14 @@ from sqlalchemy import select, update
 
 from core.config import Settings
 from core.leases import RUN_LIFE, claim, expire, expired
+from core.storage import Storage
 from core.tables import Export, LogLine, Metric, Prediction, Run, RunStatus, TrainedModel
 from tests.worker.tiny_dataset import blob_paths, queue_run
 from worker import supervisor as supervisor_module
 from worker import trainer_process
 from worker.run_preparation import attempts_folder
 from worker.supervisor import Supervisor, crash_sentence
+from worker.trainer_process import Spare
 from worker.workplace import Workplace
 
 Play = Callable[[str], Run]
@@ -246,6 +249,49 @@ def test_a_database_that_is_locked_for_a_moment_is_waited_for(place: Workplace, 
 
     later(lock, 1.0)
     assert play("epochs=3,succeed,exit=0").status == RunStatus.SUCCEEDED
+
+
+def test_a_disk_that_becomes_full_is_a_sentence(place: Workplace, play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    def put(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(place.storage, "put", put)
+    monkeypatch.setattr(
+        "tests.worker.tiny_dataset.open_storage", lambda settings: Storage(settings.storage_folder, reserve_bytes=0)
+    )
+    run = play("succeed,exit=0")
+    assert run.failure is not None
+    assert (run.status, run.failure["kind"]) == (RunStatus.FAILED, "disk_full")
+
+
+def test_a_fault_of_ours_counts_as_a_crash_and_is_raised(
+    place: Workplace, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "harvest", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        play("succeed,exit=0")
+    run = only_run(place)
+    assert (run.status, run.failures) == (RunStatus.QUEUED, 1)
+
+
+def test_the_next_trainer_waits_as_a_spare_and_takes_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Workplace
+) -> None:
+    monkeypatch.setenv("FAKE_TRAINER", "epochs=1,exit=0")
+    settings = place.settings.model_copy(update={"spare_trainer": True})
+    spare = Spare(settings)
+    assert spare.wanted, "this machine has 4 GB of memory and no GPU"
+    spare.prepare()
+    spare.prepare()
+    trainer = spare.start(tmp_path)
+    heard = [trainer.next_event(10)[0], trainer.next_event(10)[0]]
+    assert [one["event"] for one in heard if one] == ["started", "epoch"]
+    assert trainer.wait(10) == 0
+    trainer.close()
+    spare.prepare()
+    spare.close()
+    spare.prepare()
+    assert spare.waiting_pid is None, "a closed one starts nothing any more"
 
 
 @pytest.mark.parametrize(
