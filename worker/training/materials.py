@@ -15,7 +15,7 @@ from worker.training.events import Place, Progress, Speaker
 from worker.training.features import Extractor, Features, FeatureStore, make_extractor
 from worker.training.layers import AugmentationLayer
 from worker.training.learner import Logits, logits_of
-from worker.training.network import Network, resolve_first, set_trainable, split_backbone
+from worker.training.network import Network, computing_in, resolve_first, set_trainable, split_backbone
 from worker.training.orders import Orders
 from worker.training.precision import ENOUGH, LOOKED_AT, bfloat16_cosine, in_bfloat16
 from worker.training.run_folder import RunFolder
@@ -150,8 +150,9 @@ def _stored(
 ) -> Setup | None:
     """The setup on stored features; None when the store's limit is too small for them."""
     config, head = work.config, work.network.head
-    plain = _extractor(work, frozen, views=1)
-    varied = plain if phase.views == 1 else _extractor(work, frozen, views=phase.views)
+    fast = _fast_form(work, frozen) if work.wants_bfloat16 else None
+    plain = _extractor(work, frozen, fast, views=1)
+    varied = plain if phase.views == 1 else _extractor(work, frozen, fast, views=phase.views)
     positions = work.positions("train")
     if not work.store.fits(varied, len(positions), phase.views):
         return None
@@ -163,7 +164,7 @@ def _stored(
         logits: Logits = logits_of(head, head.get_layer("head_pooling").output)
         variables = list(head.trainable_variables)
     else:
-        logits = _through(upper, logits_of(head, head.input))
+        logits = _through(upper, logits_of(head, head.input), "float32" if fast is None else "mixed_bfloat16")
         variables = [*upper.trainable_variables, *head.trainable_variables]
     only_view = np.zeros(len(work.positions("validation")), np.int64)
     return Setup(
@@ -171,14 +172,12 @@ def _stored(
     )
 
 
-def _extractor(work: Workplace, frozen: keras.Model, views: int) -> Extractor:
+def _extractor(work: Workplace, frozen: keras.Model, fast: keras.Model | None, views: int) -> Extractor:
     augmentation = None if views == 1 else work.config.augmentation
-    fast = _fast_form(work, frozen) if work.wants_bfloat16 else None
     vector = len(frozen.output.shape) == 2
     storage = np.dtype(np.float32) if fast is None or vector else np.dtype(ml_dtypes.bfloat16)
-    runs = frozen if fast is None else fast
     name = f"{work.config.backbone}/{work.network.form}/{frozen.layers[-1].name}"
-    return make_extractor(runs, name, augmentation, storage)
+    return make_extractor(frozen if fast is None else fast, name, augmentation, storage)
 
 
 def _fast_form(work: Workplace, frozen: keras.Model) -> keras.Model | None:
@@ -229,10 +228,18 @@ def _live(work: Workplace, phase: FrozenPhase | FineTunePhase) -> Setup:
     )
 
 
-def _through(model: keras.Model, logits: Logits) -> Logits:
-    """`logits` after `model`, whose BatchNorm statistics never move: it is called as in inference, always."""
+def _through(model: keras.Model, logits: Logits, policy: str = "float32") -> Logits:
+    """`logits` after `model`, whose BatchNorm statistics never move: it is called as in inference, always.
+
+    Args:
+        policy: dtype policy that it computes by; its weights are float32.
+    """
 
     def run(x: Any, training: bool) -> Any:
-        return logits(model(tf.cast(x, tf.float32), training=False), training)
+        if policy == "float32":
+            return logits(model(tf.cast(x, tf.float32), training=False), training)
+        with computing_in(model, policy):
+            features = model(x, training=False)
+        return logits(tf.cast(features, tf.float32), training)
 
     return run
