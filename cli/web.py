@@ -2,9 +2,11 @@
 
 import socket
 from collections.abc import Callable
+from functools import partial
 
 import uvicorn
 
+from app.main import create_app
 from core.config import Settings
 
 
@@ -12,13 +14,13 @@ def run_web(settings: Settings, descriptor: int | None, bind: Callable[[str, int
     """Serve `app.main:create_app` until SIGTERM.
 
     Args:
-        settings: address and log level. The application reads its own settings from the environment.
+        settings: of the whole application: those that came as flags are not in the environment.
         descriptor: a listening socket that we inherited, or None to bind one.
         bind: makes a listening socket.
     """
     listening = bind(settings.host, settings.port) if descriptor is None else socket.socket(fileno=descriptor)
     config = uvicorn.Config(
-        "app.main:create_app",
+        partial(create_app, settings),
         factory=True,
         timeout_graceful_shutdown=3,  # uvicorn waits for ever while an event stream is open
         log_config=None,
