@@ -279,9 +279,13 @@ def _number(text: str) -> Any:
 def problems_by_name(problems: Sequence[FieldProblem], kinds: Sequence[str]) -> dict[str, str]:
     """Sentences by form name; what belongs to no field of the form stands under the empty name."""
     names = [field.name for section in sections() for field in section.fields] + ["name", "repeats"]
+    if not kinds:
+        return {"": "Both phases are off. At least one must be on."}
     found: dict[str, str] = {}
     for problem in problems:
         path = problem.field.removeprefix("config.")
+        if path == "phases" and len(problems) > 1:
+            continue  # Pydantic counts the phases that are right; what is wrong with the others is said below
         if path.startswith("phases."):
             index, _, rest = path.removeprefix("phases.").partition(".")
             if index.isdigit() and int(index) < len(kinds):

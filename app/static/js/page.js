@@ -1,26 +1,31 @@
-// Every page's script: starts what the page has. `start` is called again for parts that were swapped in.
-import { startCopy, startAutosubmit, startTimes } from "./small.js";
-import { startRefresh, startSwaps, onSwap } from "./swap.js";
+// Every page's script: starts what the page has. `start` is called again for parts that were swapped in. Imports are static, so that
+// everything listens before the page counts as loaded.
+import { start as startCurves } from "./curves.js";
+import { start as startNewRun } from "./new-run.js";
+import { start as startPredict } from "./predict.js";
+import { start as startRun } from "./run.js";
+import { startAutosubmit, startCopy, startTimes } from "./small.js";
+import { onSwap, startRefresh, startSwaps } from "./swap.js";
 import { startTabs } from "./tabs.js";
 import { startTheme } from "./theme.js";
+import { start as startUpload } from "./upload-form.js";
 
-// What only some pages need is loaded when it is there.
-const RARE = [
-  ["[data-upload]", () => import("./upload-form.js")],
-  ["[data-predict]", () => import("./predict.js")],
-  ["[data-new-run]", () => import("./new-run.js")],
-  ["[data-curves]", () => import("./curves.js")],
-  ["[data-run]", () => import("./run.js")],
+const PARTS = [
+  ["[data-upload]", startUpload],
+  ["[data-predict]", startPredict],
+  ["[data-new-run]", startNewRun],
+  ["[data-curves]", startCurves],
+  ["[data-run]", startRun],
 ];
 
-async function start(root) {
+function start(root) {
   startTimes(root);
   startTabs(root);
   startCopy(root);
   startAutosubmit(root);
   startRefresh(root);
-  for (const [selector, load] of RARE) {
-    for (const element of root.querySelectorAll(selector)) (await load()).start(element);
+  for (const [selector, begin] of PARTS) {
+    for (const element of root.querySelectorAll(selector)) begin(element);
   }
 }
 

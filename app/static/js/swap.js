@@ -15,8 +15,7 @@ export async function fetchPage(address) {
 function put(old, fresh) {
   const imported = document.adoptNode(fresh);
   old.replaceWith(imported);
-  const holder = imported.parentElement;
-  for (const call of listeners) call({ querySelectorAll: (what) => [...(imported.matches(what) ? [imported] : []), ...imported.querySelectorAll(what)], holder });
+  for (const call of listeners) call({ querySelectorAll: (what) => [...(imported.matches(what) ? [imported] : []), ...imported.querySelectorAll(what)] });
   return imported;
 }
 

@@ -1,0 +1,106 @@
+import pytest
+
+from app.run_form import form_values, problems_by_name, read_form, sections
+from core.errors import ConfigInvalid
+from core.presets import PRESETS
+from core.training_config import TrainingConfig, parse_config
+
+STANDARD = PRESETS["standard"].config.model_dump(mode="json")
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_a_preset_goes_through_the_form_unchanged(preset: str) -> None:
+    config = PRESETS[preset].config.model_dump(mode="json")
+    assert parse_config(read_form(config, form_values(config)).config) == PRESETS[preset].config
+
+
+def test_settings_without_a_field_are_kept_from_the_base() -> None:
+    values = form_values(STANDARD) | {"fine_tune.epochs": "3"}
+    phases = read_form(STANDARD, values).config["phases"]
+    assert phases[1]["epochs"] == 3
+    assert phases[1]["ema_decay"] == 0.98
+
+
+def test_a_phase_that_is_switched_off_is_left_out() -> None:
+    read = read_form(STANDARD, form_values(STANDARD) | {"fine_tune.on": ""})
+    assert read.kinds == ("frozen",)
+    assert parse_config(read.config).phases[0].kind == "frozen"
+
+
+def test_a_phase_that_the_base_has_not_begins_with_the_standard_one() -> None:
+    quick = PRESETS["quick"].config.model_dump(mode="json")
+    read = read_form(quick, form_values(quick) | {"fine_tune.on": "on"})
+    assert parse_config(read.config).phases[1].epochs == STANDARD["phases"][1]["epochs"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("", None), ("0.3", {"fraction": 0.3}), ("b9_add", "b9_add"), ("1", {"fraction": 1})]
+)
+def test_thaw_from_is_everything_a_share_or_a_layer(text: str, value: object) -> None:
+    config = read_form(STANDARD, form_values(STANDARD) | {"fine_tune.unfreeze_from": text}).config
+    assert config["phases"][1]["unfreeze_from"] == value
+
+
+@pytest.mark.parametrize(("text", "value"), [("96", [96, 96]), ("96, 128", [96, 128]), ("96 x 128", [96, 128])])
+def test_an_image_size_is_one_number_or_two(text: str, value: list[int]) -> None:
+    assert read_form(STANDARD, form_values(STANDARD) | {"image_size": text}).config["image_size"] == value
+
+
+def test_hidden_units_and_patience_may_be_empty() -> None:
+    values = form_values(STANDARD) | {"head.hidden_units": " 256,12 ", "frozen.early_stopping.patience": ""}
+    config = parse_config(read_form(STANDARD, values).config)
+    assert config.head.hidden_units == (256, 12)
+    assert config.phases[0].early_stopping is None
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("head.dropout", "7"),
+        ("head.hidden_units", "256, 12a"),
+        ("image_size", "banana"),
+        ("batch_size", ""),
+        ("seed", "1.5"),
+        ("frozen.epochs", "0"),
+        ("fine_tune.optimizer.learning_rate", "high"),
+        ("fine_tune.unfreeze_from", "no_such_layer"),
+        ("backbone", "resnet9000"),
+        ("augmentation.zoom", "2"),
+        ("fine_tune.early_stopping.patience", "-1"),
+    ],
+)
+def test_what_is_wrong_is_said_at_its_field(field: str, text: str) -> None:
+    read = read_form(STANDARD, form_values(STANDARD) | {field: text})
+    with pytest.raises(ConfigInvalid) as caught:
+        parse_config(read.config)
+    assert list(problems_by_name(caught.value.problems, read.kinds)) == [field]
+
+
+def test_a_problem_of_the_fine_tune_phase_alone_stands_at_its_field() -> None:
+    values = form_values(STANDARD) | {"frozen.on": "", "weights": "none", "fine_tune.epochs": "0"}
+    read = read_form(STANDARD, values)
+    with pytest.raises(ConfigInvalid) as caught:
+        parse_config(read.config)
+    assert list(problems_by_name(caught.value.problems, read.kinds)) == ["fine_tune.epochs"]
+
+
+def test_both_phases_off_is_one_sentence() -> None:
+    read = read_form(STANDARD, form_values(STANDARD) | {"frozen.on": "", "fine_tune.on": ""})
+    with pytest.raises(ConfigInvalid) as caught:
+        parse_config(read.config)
+    assert problems_by_name(caught.value.problems, read.kinds) == {"": "Both phases are off. At least one must be on."}
+
+
+def test_every_field_has_help_and_numbers_have_their_range() -> None:
+    for section in sections():
+        for field in section.fields:
+            assert field.help
+            assert field.kind != "number" or (field.least and field.most), field.name
+
+
+def test_ranges_are_those_of_the_config() -> None:
+    fields = {field.name: field for section in sections() for field in section.fields}
+    metadata = TrainingConfig.model_fields["batch_size"].metadata
+    assert (fields["batch_size"].least, fields["batch_size"].most) == tuple(
+        str(getattr(one, "ge", getattr(one, "le", ""))) for one in metadata
+    )
