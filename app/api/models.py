@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 
-from app.api.routing import CreatingRoute, Sorted, api_router
+from app.api.routing import Sorted, api_router
 from app.api.schemas import FormatOut, Listed, ModelOut, ModelPatch, PredictionsOut
 from app.dependencies import House, Person, ReadSession, TheHouse, WriteSession
 from app.downloading import download
@@ -19,7 +19,7 @@ from core import catalog, models
 from core.datasets import checked_name
 from core.tables import Export, TrainedModel
 
-router = api_router("models", CreatingRoute)
+router = api_router("models")
 _PICTURES: dict[str, Any] = {
     "multipart/form-data": {
         "schema": {

@@ -193,6 +193,14 @@ def test_a_deleted_run_ends_its_stream(address: str, ada: Caller, training: Trai
         assert list(events) == []
 
 
+def test_a_quiet_stream_says_that_it_lives(
+    address: str, ada: Caller, training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.events.KEEP_ALIVE_SECONDS", 0.1)
+    with watching(address, ada.token, training.held.id) as answer:
+        assert any(line.startswith(":") for line in answer.iter_lines())
+
+
 def test_cancelling_is_seen_at_once(address: str, ada: Caller, training: Training) -> None:
     with watching(address, ada.token, training.held.id) as answer:
         events = events_of(answer)
