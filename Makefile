@@ -38,7 +38,8 @@ bench: setup-dev  ## measured ratios; see docs/benchmarks.md
 
 lock: setup-dev  ## resolve the pinned versions again, with hashes
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/base.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --group dev --extra postgres -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --group dev --extra postgres --extra s3 -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --extra postgres --extra s3 -o requirements/server.txt
 
 clean:
 	rm -rf .venv app/static/vendor node_modules

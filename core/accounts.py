@@ -7,6 +7,7 @@ from datetime import timedelta
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 from sqlalchemy import delete, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from core.errors import Conflict, FieldProblem, InputInvalid, NotAuthenticated, NotFound
@@ -26,11 +27,15 @@ def _hashed(secret: str) -> str:
 
 def local_user(session: Session) -> User:
     """The one user of local mode, made at first use."""
-    user = session.scalar(select(User).where(User.name == LOCAL_USER))
+    named = select(User).where(User.name == LOCAL_USER)
+    user = session.scalar(named)
     if user is None:
-        user = User(name=LOCAL_USER, is_admin=True)
-        session.add(user)
-        session.flush()
+        try:
+            with session.begin_nested():
+                user = User(name=LOCAL_USER, is_admin=True)
+                session.add(user)
+        except IntegrityError:  # another process was faster (PostgreSQL)
+            user = session.scalars(named).one()
     return user
 
 
@@ -45,11 +50,12 @@ def create_user(session: Session, name: str, password: str, *, is_admin: bool = 
     if not 1 <= len(name) <= 80 or any(not character.isprintable() for character in name):
         message = f"A user name has 1 to 80 printable characters. Received: {name!r}."
         raise InputInvalid(message, problems=(FieldProblem("name", message, name),))
-    if session.scalar(select(User.id).where(User.name == name)) is not None:
-        raise Conflict(f'There is a user "{name}" already.')
-    user = User(name=name, is_admin=is_admin)
-    session.add(user)
-    session.flush()
+    try:
+        with session.begin_nested():
+            user = User(name=name, is_admin=is_admin)
+            session.add(user)
+    except IntegrityError as error:
+        raise Conflict(f'There is a user "{name}" already.') from error
     set_password(session, user, password)
     return user
 

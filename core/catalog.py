@@ -6,12 +6,11 @@ A cursor is opaque to the caller: the sort value and the id of the last row show
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
 
 from core.database import database_now
@@ -64,14 +63,16 @@ def _encode(values: list[Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps(values).encode()).decode().rstrip("=")
 
 
-def _decode(cursor: str, length: int) -> list[Any]:
+def _decode(cursor: str, *kinds: type) -> list[Any]:
+    """The values of a cursor, each of its kind or null (a forged one must not reach the database as another type)."""
     try:
         values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (binascii.Error, ValueError) as error:
         raise _bad("cursor", f"cursor: not one that this list gave out. Received: {cursor[:80]!r}.", cursor) from error
-    if not isinstance(values, list) or len(values) != length:
+    known = isinstance(values, list) and len(values) == len(kinds)
+    if not known or not all(value is None or type(value) is kind for value, kind in zip(values, kinds, strict=True)):
         raise _bad("cursor", f"cursor: it belongs to another list or sorting. Received: {cursor[:80]!r}.", cursor)
-    return values
+    return list(values)
 
 
 def _bad(field: str, message: str, received: object) -> InputInvalid:
@@ -95,7 +96,10 @@ def _search(column: InstrumentedAttribute[str], text: str) -> ColumnElement[bool
 def _paged(
     session: Session, query: Select[T], table: Any, wish: Wish, sorts: dict[str, InstrumentedAttribute[Any]]
 ) -> Page[T]:
-    """One page by keyset over (sort column, id). Null sorts last, in both directions."""
+    """One page by keyset over (sort column, id). Null sorts last, in both directions.
+
+    Rows with a value and rows without are two queries, each in the order of an index: `ORDER BY column IS NULL` would sort them all.
+    """
     limit = _checked_limit(wish.limit)
     name = wish.sort.removeprefix("-")
     descending = wish.sort.startswith("-")
@@ -103,37 +107,47 @@ def _paged(
         allowed = ", ".join(["created_at", *sorts])
         raise _bad("sort", f'sort: one of {allowed}, with "-" for descending. Received: {wish.sort[:80]!r}.', wish.sort)
     column = None if name == "created_at" else sorts[name]  # ids sort by creation
-    if wish.cursor:
-        query = query.where(_after(table.id, column, _decode(wish.cursor, 1 if column is None else 2), descending))
-    order: list[Any] = []
-    if column is not None:
-        order = [column.is_(None), column.desc() if descending else column.asc()]
-    order.append(table.id.desc() if descending else table.id.asc())
-    rows = list(session.scalars(query.order_by(*order).limit(limit + 1)))
+    kinds = (str,) if column is None else (column.type.python_type, str)
+    last = _decode(wish.cursor, *kinds) if wish.cursor else None
+    rows: list[Any] = []
+    for part in _parts(query, table.id, column, last, descending):
+        rows += session.scalars(part.limit(limit + 1 - len(rows)))
+        if len(rows) > limit:
+            break
     if len(rows) <= limit:
         return Page(rows, None)
-    last: Any = rows[limit - 1]
-    values = [last.id] if column is None else [_plain(getattr(last, column.key)), last.id]
+    shown = rows[limit - 1]
+    values = [shown.id] if column is None else [getattr(shown, column.key), shown.id]
     return Page(rows[:limit], _encode(values))
 
 
-def _after(
-    id_column: Any, column: InstrumentedAttribute[Any] | None, values: list[Any], descending: bool
-) -> ColumnElement[bool]:
-    def beyond(one: Any, value: Any) -> ColumnElement[bool]:
-        result: ColumnElement[bool] = one < value if descending else one > value
-        return result
-
+def _parts(
+    query: Select[T],
+    row_id: InstrumentedAttribute[str],
+    column: InstrumentedAttribute[Any] | None,
+    last: list[Any] | None,
+    descending: bool,
+) -> Iterator[Select[T]]:
+    """The queries that make up a list after its row `last` ([id], or [value of the sort column, id]), in turn."""
     if column is None:
-        return beyond(id_column, values[0])
-    value, last_id = values
-    if value is None:
-        return and_(column.is_(None), beyond(id_column, last_id))
-    return or_(beyond(column, value), and_(column == value, beyond(id_column, last_id)), column.is_(None))
+        yield _keyset(query, (row_id,), last, descending)
+        return
+    nullable = column.property.columns[0].nullable
+    if last is None or last[0] is not None:
+        yield _keyset(query.where(column.is_not(None)) if nullable else query, (column, row_id), last, descending)
+        last = None
+    if nullable:
+        yield _keyset(query.where(column.is_(None)), (row_id,), last[1:] if last else None, descending)
 
 
-def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime) else value
+def _keyset(
+    query: Select[T], columns: Sequence[InstrumentedAttribute[Any]], last: list[Any] | None, descending: bool
+) -> Select[T]:
+    """In the order of these columns, from after `last` on: one comparison of rows, which an index answers."""
+    if last is not None:
+        here = tuple_(*columns)
+        query = query.where(here < last if descending else here > last)
+    return query.order_by(*(one.desc() if descending else one.asc() for one in columns))
 
 
 def list_datasets(session: Session, owner_id: str, wish: Wish) -> Page[Dataset]:
@@ -235,7 +249,7 @@ def version_images(
     if split is not None:
         query = query.where(VersionImage.split == checked_split(split))
     if cursor:
-        query = query.where(VersionImage.ordinal > _decode(cursor, 1)[0])
+        query = query.where(VersionImage.ordinal > _decode(cursor, int)[0])
     rows = session.scalars(query.order_by(VersionImage.ordinal).limit(limit + 1)).all()
     return Page(rows[:limit], _encode([rows[limit - 1].ordinal]) if len(rows) > limit else None)
 
@@ -287,7 +301,7 @@ def receipt_rows(
             raise _bad("outcome", f"outcome: one of {', '.join(allowed)}. Received: {outcome[:80]!r}.", outcome)
         query = query.where(ReceiptRow.outcome == Outcome(outcome))
     if cursor:
-        query = query.where(ReceiptRow.ordinal > _decode(cursor, 1)[0])
+        query = query.where(ReceiptRow.ordinal > _decode(cursor, int)[0])
     rows = session.scalars(query.order_by(ReceiptRow.ordinal).limit(limit + 1)).all()
     return Page(rows[:limit], _encode([rows[limit - 1].ordinal]) if len(rows) > limit else None)
 
@@ -335,13 +349,10 @@ def predictions(session: Session, run_id: str, wish: PredictionWish) -> Page[Pre
         where.append(Prediction.true_label != Prediction.predicted_label)
     if wish.sort not in {"worst", "image"}:
         raise _bad("sort", f"sort: worst or image. Received: {wish.sort[:80]!r}.", wish.sort)
-    worst = wish.sort == "worst"
-    if wish.cursor:
-        value, last = _decode(wish.cursor, 2)
-        tie = and_(Prediction.true_probability == value, Prediction.image_id > last)
-        where.append(or_(Prediction.true_probability > value, tie) if worst else Prediction.image_id > last)
-    order = [Prediction.true_probability, Prediction.image_id] if worst else [Prediction.image_id]
-    rows = session.scalars(select(Prediction).where(*where).order_by(*order).limit(limit + 1)).all()
+    columns = (Prediction.true_probability, Prediction.image_id) if wish.sort == "worst" else (Prediction.image_id,)
+    last = _decode(wish.cursor, float, str)[-len(columns) :] if wish.cursor else None
+    query = _keyset(select(Prediction).where(*where), columns, last, descending=False)
+    rows = session.scalars(query.limit(limit + 1)).all()
     if len(rows) <= limit:
         return Page(rows, None)
     return Page(rows[:limit], _encode([rows[limit - 1].true_probability, rows[limit - 1].image_id]))

@@ -69,11 +69,19 @@ def is_safe(version: tuple[int, ...]) -> bool:
     return version >= SAFE_SQLITE[-1] or any(version[:2] == safe[:2] and version >= safe for safe in SAFE_SQLITE)
 
 
+def full_address(address: str) -> str:
+    """A database address with its driver: `postgres://` and `postgresql://`, as hosts hand them out, mean psycopg 3."""
+    for scheme in ("postgres://", "postgresql://"):
+        if address.startswith(scheme):
+            return "postgresql+psycopg://" + address.removeprefix(scheme)
+    return address
+
+
 class Database:
     """One engine for reading and one for writing over the same database."""
 
     def __init__(self, address: str) -> None:
-        self.address = address
+        self.address = address = full_address(address)
         self.is_sqlite = address.startswith("sqlite")
         self.writer = self._engine(writes=True)
         self.reader = self._engine(writes=False) if self.is_sqlite else self.writer
@@ -82,7 +90,7 @@ class Database:
 
     def _engine(self, *, writes: bool) -> Engine:
         if not self.is_sqlite:
-            return create_engine(self.address, pool_pre_ping=True)
+            return _server_engine(self.address)
         engine = create_engine(
             self.address, module=sqlite_module(), connect_args={"timeout": 30, "check_same_thread": False}
         )
@@ -131,6 +139,34 @@ class Database:
         """Close every connection."""
         self.writer.dispose()
         self.reader.dispose()
+
+
+def _server_engine(address: str) -> Engine:
+    """An engine for PostgreSQL.
+
+    Raises:
+        RuntimeError: its driver is not installed.
+    """
+    try:
+        engine = create_engine(address, pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        raise RuntimeError(
+            f'The database address needs the Python package "{error.name}". Install Thaw with its extra `postgres`.'
+        ) from error
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        from psycopg.types.string import StrDumper  # noqa: PLC0415 - an extra: not installed where SQLite is used
+
+        class WithoutNul(StrDumper):
+            """PostgreSQL's text has no NUL; file names, logs and addresses that people send may."""
+
+            def dump(self, obj: str) -> Any:
+                return super().dump(obj.replace("\0", "\N{REPLACEMENT CHARACTER}"))
+
+        connection.adapters.register_dumper(str, WithoutNul)
+
+    return engine
 
 
 def open_database(settings: Settings) -> Database:

@@ -195,7 +195,7 @@ class Dataset(Identified, Base):
     name: Mapped[str] = mapped_column(String(200))
     description: Mapped[str] = mapped_column(Text, default="")
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    __table_args__ = (Index(None, "owner_id", "id"), Index(None, "owner_id", "name"))
+    __table_args__ = (Index(None, "owner_id", "id"), Index(None, "owner_id", "name", "id"))
 
 
 class DatasetVersion(Identified, Base):
@@ -216,7 +216,7 @@ class DatasetVersion(Identified, Base):
     notes: Mapped[list[Any]]
     image_count: Mapped[int]
     dataset: Mapped[Dataset] = relationship(lazy="raise")
-    __table_args__ = (UniqueConstraint("dataset_id", "number"),)
+    __table_args__ = (UniqueConstraint("dataset_id", "number"), Index(None, "dataset_id", "id"))
 
 
 class Image(Identified, Base):
@@ -256,7 +256,7 @@ class Upload(Identified, Leased, Base):
 
     __tablename__ = "uploads"
     owner_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
-    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"), index=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"))
     status: Mapped[UploadStatus] = mapped_column(_status(UploadStatus), default=UploadStatus.RECEIVING)
     received_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     total_bytes: Mapped[int | None] = mapped_column(BigInteger)
@@ -271,7 +271,11 @@ class Upload(Identified, Leased, Base):
     error: Mapped[str | None] = mapped_column(Text)
     revision: Mapped[int] = mapped_column(default=0)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    __table_args__ = (Index(None, "status", "lease_expires_at"), Index(None, "owner_id", "id"))
+    __table_args__ = (
+        Index(None, "status", "lease_expires_at"),
+        Index(None, "owner_id", "status", "id"),
+        Index(None, "dataset_id", "id"),
+    )
 
 
 class UploadFile(Identified, Base):
@@ -307,13 +311,13 @@ class Run(Identified, Leased, Base):
     dataset_version_id: Mapped[str | None] = mapped_column(
         ForeignKey("dataset_versions.id", ondelete="SET NULL"), index=True
     )
-    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id", ondelete="SET NULL"), index=True)
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id", ondelete="SET NULL"))
     dataset_title: Mapped[str] = mapped_column(String(240))
     name: Mapped[str] = mapped_column(String(200))
     notes: Mapped[str] = mapped_column(Text, default="")
     tags: Mapped[list[Any]] = mapped_column(default=list)
     status: Mapped[RunStatus] = mapped_column(_status(RunStatus), default=RunStatus.QUEUED)
-    group_id: Mapped[str | None] = mapped_column(String(36), index=True)
+    group_id: Mapped[str | None] = mapped_column(String(36))
     retry_of: Mapped[str | None] = mapped_column(String(36))
     preset: Mapped[str | None] = mapped_column(String(60))
     config: Mapped[dict[str, Any]]
@@ -336,6 +340,8 @@ class Run(Identified, Leased, Base):
         Index(None, "owner_id", "name", "id"),
         Index(None, "owner_id", "test_accuracy", "id"),
         Index(None, "test_fingerprint", "status"),
+        Index(None, "dataset_id", "id"),
+        Index(None, "group_id", "id"),
     )
 
 
@@ -388,7 +394,17 @@ class Prediction(Base):
     true_probability: Mapped[float]
     probabilities: Mapped[list[Any]]
     __table_args__ = (
-        Index(None, "run_id", "phase", "split", "true_label", "predicted_label"),
+        # a cell of the confusion matrix, its worst pictures first
+        Index(
+            "ix_predictions_cell",
+            "run_id",
+            "phase",
+            "split",
+            "true_label",
+            "predicted_label",
+            "true_probability",
+            "image_id",
+        ),
         Index(None, "run_id", "phase", "split", "true_probability", "image_id"),
     )
 

@@ -46,6 +46,7 @@ def add_files(session: Session, settings: Settings, upload: Upload, received: Se
         Conflict: the upload does not receive any more.
         TooLarge: more files than the settings allow.
     """
+    _hold(session, upload)
     must_receive(upload)
     mine = UploadFile.upload_id == upload.id
     query = select(UploadFile.path, UploadFile.sha256).where(mine, UploadFile.path.in_([one.path for one in received]))
@@ -69,6 +70,11 @@ def add_files(session: Session, settings: Settings, upload: Upload, received: Se
     return fresh
 
 
+def _hold(session: Session, upload: Upload) -> None:
+    """Read the upload as it is now and let nobody change it before our commit (on SQLite a writer is alone anyway)."""
+    session.refresh(upload, with_for_update=True)
+
+
 def must_receive(upload: Upload) -> None:
     """Check that files may still be added.
 
@@ -85,6 +91,7 @@ def complete_upload(session: Session, queue: Queue, upload: Upload) -> None:
     Raises:
         Conflict: nothing was received.
     """
+    _hold(session, upload)
     if upload.status != UploadStatus.RECEIVING:
         return
     if session.scalar(select(UploadFile.id).where(UploadFile.upload_id == upload.id).limit(1)) is None:
@@ -102,6 +109,7 @@ def retry_upload(session: Session, settings: Settings, queue: Queue, upload: Upl
     Raises:
         Conflict: it was not rejected, or its bytes are gone.
     """
+    _hold(session, upload)
     if upload.status != UploadStatus.REJECTED:
         raise Conflict(f'Only a rejected upload can be tried again (its status is "{upload.status}").')
     if not incoming_folder(settings, upload.id).is_dir():

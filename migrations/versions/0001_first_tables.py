@@ -57,7 +57,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("datasets", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_datasets_owner_id_id"), ["owner_id", "id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_datasets_owner_id_name"), ["owner_id", "name"], unique=False)
+        batch_op.create_index(batch_op.f("ix_datasets_owner_id_name_id"), ["owner_id", "name", "id"], unique=False)
 
     op.create_table(
         "idempotency_keys",
@@ -166,6 +166,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("dataset_id", "number", name=op.f("uq_dataset_versions_dataset_id_number")),
     )
     with op.batch_alter_table("dataset_versions", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_dataset_versions_dataset_id_id"), ["dataset_id", "id"], unique=False)
         batch_op.create_index(batch_op.f("ix_dataset_versions_test_fingerprint"), ["test_fingerprint"], unique=False)
 
     op.create_table(
@@ -221,9 +222,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_runs")),
     )
     with op.batch_alter_table("runs", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_runs_dataset_id"), ["dataset_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_runs_dataset_id_id"), ["dataset_id", "id"], unique=False)
         batch_op.create_index(batch_op.f("ix_runs_dataset_version_id"), ["dataset_version_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_runs_group_id"), ["group_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_runs_group_id_id"), ["group_id", "id"], unique=False)
         batch_op.create_index(batch_op.f("ix_runs_owner_id_id"), ["owner_id", "id"], unique=False)
         batch_op.create_index(batch_op.f("ix_runs_owner_id_name_id"), ["owner_id", "name", "id"], unique=False)
         batch_op.create_index(batch_op.f("ix_runs_owner_id_status_id"), ["owner_id", "status", "id"], unique=False)
@@ -289,8 +290,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_uploads")),
     )
     with op.batch_alter_table("uploads", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_uploads_dataset_id"), ["dataset_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_uploads_owner_id_id"), ["owner_id", "id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_uploads_dataset_id_id"), ["dataset_id", "id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_uploads_owner_id_status_id"), ["owner_id", "status", "id"], unique=False)
         batch_op.create_index(
             batch_op.f("ix_uploads_status_lease_expires_at"), ["status", "lease_expires_at"], unique=False
         )
@@ -395,8 +396,8 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("predictions", schema=None) as batch_op:
         batch_op.create_index(
-            batch_op.f("ix_predictions_run_id_phase_split_true_label_predicted_label"),
-            ["run_id", "phase", "split", "true_label", "predicted_label"],
+            "ix_predictions_cell",
+            ["run_id", "phase", "split", "true_label", "predicted_label", "true_probability", "image_id"],
             unique=False,
         )
         batch_op.create_index(
@@ -507,7 +508,7 @@ def downgrade() -> None:
     op.drop_table("receipt_rows")
     with op.batch_alter_table("predictions", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_predictions_run_id_phase_split_true_probability_image_id"))
-        batch_op.drop_index(batch_op.f("ix_predictions_run_id_phase_split_true_label_predicted_label"))
+        batch_op.drop_index("ix_predictions_cell")
 
     op.drop_table("predictions")
     with op.batch_alter_table("models", schema=None) as batch_op:
@@ -526,8 +527,8 @@ def downgrade() -> None:
     op.drop_table("version_images")
     with op.batch_alter_table("uploads", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_uploads_status_lease_expires_at"))
-        batch_op.drop_index(batch_op.f("ix_uploads_owner_id_id"))
-        batch_op.drop_index(batch_op.f("ix_uploads_dataset_id"))
+        batch_op.drop_index(batch_op.f("ix_uploads_owner_id_status_id"))
+        batch_op.drop_index(batch_op.f("ix_uploads_dataset_id_id"))
 
     op.drop_table("uploads")
     with op.batch_alter_table("runs", schema=None) as batch_op:
@@ -537,13 +538,14 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_runs_owner_id_status_id"))
         batch_op.drop_index(batch_op.f("ix_runs_owner_id_name_id"))
         batch_op.drop_index(batch_op.f("ix_runs_owner_id_id"))
-        batch_op.drop_index(batch_op.f("ix_runs_group_id"))
+        batch_op.drop_index(batch_op.f("ix_runs_group_id_id"))
         batch_op.drop_index(batch_op.f("ix_runs_dataset_version_id"))
-        batch_op.drop_index(batch_op.f("ix_runs_dataset_id"))
+        batch_op.drop_index(batch_op.f("ix_runs_dataset_id_id"))
 
     op.drop_table("runs")
     with op.batch_alter_table("dataset_versions", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_dataset_versions_test_fingerprint"))
+        batch_op.drop_index(batch_op.f("ix_dataset_versions_dataset_id_id"))
 
     op.drop_table("dataset_versions")
     with op.batch_alter_table("tokens", schema=None) as batch_op:
@@ -564,7 +566,7 @@ def downgrade() -> None:
     op.drop_table("images")
     op.drop_table("idempotency_keys")
     with op.batch_alter_table("datasets", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_datasets_owner_id_name"))
+        batch_op.drop_index(batch_op.f("ix_datasets_owner_id_name_id"))
         batch_op.drop_index(batch_op.f("ix_datasets_owner_id_id"))
 
     op.drop_table("datasets")

@@ -26,8 +26,15 @@ def redis_url() -> Iterator[str]:
 @pytest.fixture
 def settings(tmp_path: Path, redis_url: str, database: Database) -> Settings:
     """Settings over a migrated database in a folder of this test alone."""
-    assert database.address.endswith(f"{tmp_path}/thaw.sqlite3")
-    return Settings(data_dir=tmp_path, redis_url=redis_url, disk_reserve_bytes=0, sweep_seconds=600, predict_timeout=3)
+    assert not database.is_sqlite or database.address.endswith(f"{tmp_path}/thaw.sqlite3")
+    return Settings(
+        data_dir=tmp_path,
+        database_url=None if database.is_sqlite else database.address,
+        redis_url=redis_url,
+        disk_reserve_bytes=0,
+        sweep_seconds=600,
+        predict_timeout=3,
+    )
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from app.idempotency import forget_unfinished
 from core.tables import ApiToken, Dataset, IdempotencyKey, Run, Upload, utc_now
 from tests.app.people import Caller, belongings
 
+pytestmark = pytest.mark.both_databases
+
 KEY = {"Idempotency-Key": "one"}
 
 

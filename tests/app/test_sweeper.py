@@ -33,6 +33,8 @@ from core.uploads import open_upload
 from tests.end_to_end.house import wait_until
 from tests.worker.tiny_dataset import queue_run
 
+pytestmark = pytest.mark.both_databases
+
 
 @dataclass
 class CountedQueue:

@@ -10,6 +10,8 @@ from core.database import Database
 from core.errors import Conflict, InputInvalid, NotAuthenticated
 from core.tables import ApiToken, BrowserSession, Scope, StartLink, utc_now
 
+pytestmark = pytest.mark.both_databases
+
 PASSWORD = "correct horse battery"
 
 

@@ -5,10 +5,12 @@ import pytest
 from core import catalog, runs
 from core.catalog import Wish
 from core.database import Database
-from core.errors import InputInvalid
+from core.errors import InputInvalid, NotFound
 from core.tables import Run
 from core.training_config import parse_config
 from tests.core.rows import RememberingQueue, person, version
+
+pytestmark = pytest.mark.both_databases
 
 TINY = {"backbone": "tiny_cnn", "weights": "none", "image_size": [32, 32]}
 
@@ -68,12 +70,22 @@ def test_search_takes_percent_signs_as_they_are(database: Database) -> None:
         (Wish(sort="colour"), "sort"),
         (Wish(cursor="rubbish"), "cursor"),
         (Wish(cursor="W10"), "cursor"),
+        (Wish(cursor="WzFd"), "cursor"),  # [1], not the id of a row
+        (Wish(cursor="WyJ4IiwgIngiXQ", sort="test_accuracy"), "cursor"),  # ["x", "x"]
     ],
 )
 def test_a_wrong_wish_is_refused_with_its_field(database: Database, wish: Wish, field: str) -> None:
     with database.read() as session, pytest.raises(InputInvalid) as refused:
         catalog.list_runs(session, "nobody", wish)
     assert refused.value.problems[0].field == field
+
+
+def test_signs_that_postgresql_cannot_store_are_found_nowhere_and_break_nothing(database: Database) -> None:
+    owner_id = _seven_runs(database)
+    with database.read() as session:
+        assert catalog.list_runs(session, owner_id, Wish(search="run\0")).items == []
+        with pytest.raises(NotFound):
+            runs.find_run(session, owner_id, "\0")
 
 
 def test_a_list_shows_only_ones_own(database: Database) -> None:

@@ -66,6 +66,7 @@ def test_read_then_write_transactions_never_fail_however_many_writers(database: 
         assert session.scalars(select(User.name)).one() == "100"
 
 
+@pytest.mark.both_databases
 def test_calls_after_the_commit_are_not_made_when_it_is_rolled_back(database: Database) -> None:
     calls: list[str] = []
     with database.write() as session:
@@ -76,6 +77,7 @@ def test_calls_after_the_commit_are_not_made_when_it_is_rolled_back(database: Da
     assert calls == ["committed"]
 
 
+@pytest.mark.both_databases
 def test_the_databases_clock_has_fractions_of_a_second(database: Database) -> None:
     with database.read() as session:
         times = {session.execute(select(database_now())).scalar_one() for _ in range(50)}

@@ -11,6 +11,8 @@ from core.errors import InputInvalid, NotFound
 from core.tables import Image, Split
 from tests.core.rows import person, version
 
+pytestmark = pytest.mark.both_databases
+
 
 def test_labels_follow_the_stored_class_names_and_counts_add_up(database: Database) -> None:
     with database.write() as session:

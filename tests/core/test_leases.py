@@ -12,6 +12,8 @@ from core.tables import Run, RunStatus
 from core.training_config import parse_config
 from tests.core.rows import RememberingQueue, person, version
 
+pytestmark = pytest.mark.both_databases
+
 
 def _queue_runs(database: Database, owner: str, count: int) -> list[str]:
     with database.write() as session:

@@ -11,6 +11,8 @@ from core.tables import DatasetVersion, Run, RunStatus, TrainedModel
 from core.training_config import parse_config
 from tests.core.rows import RememberingQueue, person, version
 
+pytestmark = pytest.mark.both_databases
+
 TINY = {"backbone": "tiny_cnn", "weights": "none", "image_size": [32, 32]}
 
 

@@ -180,7 +180,9 @@ class Ingest:
             stored.result()
         jobs = [job for job, _ in batch]
         with self._database.write() as session:
-            rows = [_row(job, self._remember(session, job)) for job in jobs]
+            # in one order everywhere: two uploads with the same pictures must not wait for each other in a circle
+            ids = {job.ordinal: self._remember(session, job) for job in sorted(jobs, key=lambda job: job.sha256)}
+            rows = [_row(job, ids[job.ordinal]) for job in jobs]
             for row in rows:
                 self._progress.add(row)
             record_receipt(session, self._claim, rows, **self._progress.columns())

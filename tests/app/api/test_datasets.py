@@ -7,6 +7,8 @@ from core.storage import thumbnail_key
 from core.tables import Image
 from tests.app.people import Belongings, Caller, belongings
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def owned(house: House, ada: Caller) -> Belongings:

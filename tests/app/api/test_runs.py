@@ -8,6 +8,8 @@ from core.runs import MOST_REPEATS
 from core.tables import Run
 from tests.app.people import Belongings, Caller, belongings
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def owned(house: House, ada: Caller) -> Belongings:

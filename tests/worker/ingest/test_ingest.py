@@ -81,6 +81,7 @@ def test_the_fingerprint_does_not_depend_on_the_way_in(settings: Settings, datab
     assert (second.fingerprint, second.test_fingerprint) == (first.fingerprint, first.test_fingerprint)
 
 
+@pytest.mark.both_databases
 def test_blobs_and_thumbnails_are_stored_and_the_received_bytes_are_not_kept(
     person: Person, settings: Settings
 ) -> None:
@@ -321,6 +322,7 @@ def test_a_class_that_doubles_make_too_small_is_rejected_with_its_receipt(person
 # a second upload
 
 
+@pytest.mark.both_databases
 def test_a_later_upload_adds_to_the_version_before_and_old_pictures_keep_their_split(person: Person) -> None:
     person.upload(FLOWERS)
     before = placed(person)
