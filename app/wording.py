@@ -83,7 +83,11 @@ def size(count: int | None) -> str:
     value = float(count)
     for unit in ("bytes", "kB", "MB", "GB"):
         if value < 999.5 or unit == "GB":
-            return f"{value:.0f} {unit}" if value >= 100 or unit == "bytes" else f"{value:.1f} {unit}"
+            return (
+                f"{value:.0f} {unit}"
+                if value >= 100 or unit == "bytes"
+                else f"{value:.1f}".removesuffix(".0") + f" {unit}"
+            )
         value /= 1000
     return f"{value:.0f}"
 

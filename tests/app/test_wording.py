@@ -44,9 +44,10 @@ def test_durations_read_like_a_clock(seconds: float | None, text: str) -> None:
     [
         (0, "0 bytes"),
         (999, "999 bytes"),
-        (1000, "1.0 kB"),
+        (1000, "1 kB"),
         (13_900_000, "13.9 MB"),
-        (999_900, "1.0 MB"),
+        (999_900, "1 MB"),
+        (10**10, "10 GB"),
         (2e12, "2000 GB"),
     ],
 )
