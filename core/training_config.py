@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from core.backbones import BACKBONES, Backbone
 from core.errors import ConfigInvalid, FieldProblem, NotServed
@@ -297,7 +298,7 @@ def parse_config(data: Mapping[str, Any]) -> TrainingConfig:
     try:
         config = TrainingConfig.model_validate(data)
     except ValidationError as error:
-        problems = tuple(field_problem(dict(one)) for one in error.errors())
+        problems = field_problems(error)
         raise ConfigInvalid(problems[0].message, problems=problems) from error
     unserved = _unserved(config)
     if unserved:
@@ -317,24 +318,52 @@ def _unserved(config: TrainingConfig) -> list[FieldProblem]:
     return found
 
 
-def field_problem(error: Mapping[str, Any]) -> FieldProblem:
-    """Turn one of Pydantic's error dictionaries into a sentence with what was received and what is allowed."""
-    kinds = {"frozen", "fine_tune"}
-    parts = [str(part) for part in error["loc"] if part not in kinds]
-    # Pydantic names the arm of a union in the path; the person wrote no such level.
-    path = ".".join(
-        part
-        for part in parts
-        if (not part.startswith(("literal[", "function-")) and part[:1].islower()) or part.isdigit()
-    )
-    received = error.get("input")
+# Pydantic names the arm of a union in an error's path; the person wrote no such level
+_ARMS = {"str", "Fraction", "ModelWeights", "UploadedWeights", "frozen", "fine_tune"}
+_UNIONS = {
+    "weights": '"imagenet", "none", {"model_id": "..."} or {"weights_id": "..."}',
+    "unfreeze_from": 'null, a layer name, or {"fraction": 0.3}',
+}
+
+
+def field_problems(error: ValidationError) -> tuple[FieldProblem, ...]:
+    """Pydantic's errors as sentences, one per field, with what was received and what is allowed."""
+    errors = error.errors()
+    found: dict[str, FieldProblem] = {}
+    for one in errors:
+        inside = [
+            other for other in errors if len(other["loc"]) > len(one["loc"]) and _within(other["loc"], one["loc"])
+        ]
+        if one["type"] == "too_short" and inside:
+            continue  # a list is only "too short" because an item of it is wrong
+        problem = _field_problem(one)
+        found.setdefault(problem.field, problem)
+    return tuple(found.values())
+
+
+def _within(loc: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
+    return loc[: len(outer)] == outer
+
+
+def _field_problem(error: ErrorDetails) -> FieldProblem:
+    parts = [str(part) for part in error["loc"] if part not in _ARMS and "[" not in str(part)]
+    for index, part in enumerate(parts):
+        if part in _UNIONS:
+            path = ".".join(parts[: index + 1])
+            received = error["input"]
+            return FieldProblem(
+                path, f"{path}: allowed are {_UNIONS[part]}. Received: {_shown(received)}.", _short(received)
+            )
+    path = ".".join(parts)
     if error["type"] == "extra_forbidden":
-        return FieldProblem(path, f'There is no field "{path}".', _short(received))
+        return FieldProblem(path, f'There is no field "{path}".', _short(error["input"]))
     if error["type"] == "missing":
         return FieldProblem(path, f'"{path}" is missing.', None)
-    return FieldProblem(
-        path, f"{path}: {error['msg']}. Received: {json.dumps(_short(received), default=str)}.", _short(received)
-    )
+    return FieldProblem(path, f"{path}: {error['msg']}. Received: {_shown(error['input'])}.", _short(error["input"]))
+
+
+def _shown(value: object) -> str:
+    return json.dumps(_short(value), default=str)
 
 
 def _short(value: object) -> object:

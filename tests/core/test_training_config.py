@@ -74,6 +74,22 @@ def test_every_wrong_field_is_named_at_once() -> None:
     assert {one.field for one in refused.value.problems} == {"batch_size", "seed", "resize"}
 
 
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"phases": [{**FROZEN, "epochs": 0}]}, "phases.0.epochs"),
+        ({"weights": 5}, "weights"),
+        ({"weights": {"model": "x"}}, "weights"),
+        ({"phases": [FROZEN, {"kind": "fine_tune", "unfreeze_from": 3}]}, "phases.1.unfreeze_from"),
+        ({"phases": [FROZEN, {"kind": "fine_tune", "unfreeze_from": {"fraction": 2}}]}, "phases.1.unfreeze_from"),
+    ],
+)
+def test_one_mistake_is_named_once(wrong: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigInvalid) as refused:
+        parse_config(wrong)
+    assert [one.field for one in refused.value.problems] == [field]
+
+
 def test_not_a_number_is_refused() -> None:
     with pytest.raises(ConfigInvalid):
         parse_config({"label_smoothing": float("nan")})
