@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from core.training_config import (
-    EarlyStopping,
     FineTunePhase,
     FrozenPhase,
     Optimizer,
@@ -29,9 +28,10 @@ class Preset:
     config: TrainingConfig
 
 
-_HEAD_ON_FEATURES = FrozenPhase(
-    epochs=20, optimizer=Optimizer(name="adam", learning_rate=0.001), early_stopping=EarlyStopping(patience=5)
-)
+# Measured with EfficientNet-Lite0 against Adam (0.001, 20 and 40 epochs) on the five sample sets, mean test accuracy of 4 splits:
+# flowers .900 (.878, .883), groceries .972 (.977, .977), trash .710 (.677, .702), chest X-rays .950 (.944, .944); on all five joined
+# (33 classes, 1,000 train) .912 (.896, .902), in less time. Cross-validation sets the strength, so the last iteration is kept.
+_HEAD_ON_FEATURES = FrozenPhase(epochs=100, keep="last", optimizer=Optimizer(name="lbfgs"))
 
 _TOP_OF_THE_BACKBONE = FineTunePhase(
     epochs=8,

@@ -17,7 +17,7 @@ from worker.training.learner import Sums
 from worker.training.materials import Setup, Workplace
 from worker.training.phases import account, class_weights, stopped_early
 
-_MOST_BYTES = 2 * 10**9  # of features in memory
+_MOST_BYTES = 10**9  # of features in memory; standardising needs as much again
 
 
 def run_logistic(work: Workplace, phase: FrozenPhase, index: int, setup: Setup, state: State) -> None:
@@ -51,15 +51,13 @@ def _all_views(work: Workplace, setup: Setup) -> tuple[np.ndarray, np.ndarray, n
             "lbfgs needs its features stored, and the cache limit is too small for them. Raise it, or choose adam."
         )
     positions = work.positions("train")
-    rows = len(positions) * features.views
-    size = rows * int(np.prod(features.shape)) * 4
-    if size > _MOST_BYTES:
-        raise ConfigInvalid(
-            f"lbfgs keeps all features in memory. Received: {rows} rows, {size / 1e9:.1f} GB; allowed: "
-            f"{_MOST_BYTES / 1e9:.0f} GB. Choose adam, which reads them from disk."
-        )
-    places = np.repeat(np.arange(len(positions)), features.views)
-    views = np.tile(np.arange(features.views), len(positions))
+    every = len(positions) * features.views
+    rows = np.arange(every)
+    most = _MOST_BYTES // (4 * int(np.prod(features.shape)))
+    if every > most:
+        work.speaker.log(f"Of {every} feature rows {most} are used, drawn at random: lbfgs keeps them in memory.")
+        rows = np.sort(np.random.default_rng(work.config.seed).choice(every, most, replace=False))
+    places, views = rows // features.views, rows % features.views
     names = [work.folder.pictures.groups[position] or f"/{position}" for position in positions]
     groups = np.unique(names, return_inverse=True)[1]
     return features.gather(places, views).astype(np.float32), work.labels("train")[places], groups[places]

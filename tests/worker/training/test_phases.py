@@ -8,6 +8,7 @@ import pytest
 from core.errors import ConfigInvalid
 from tests.worker.training.run_folders import make_run_folder, read_images, write_images
 from tests.worker.training.workplaces import Opened, open_run
+from worker.training import logistic_phase
 from worker.training.ledger import every_variable
 from worker.training.orders import Cancelled
 from worker.training.phases import class_weights, plan_epoch
@@ -274,3 +275,10 @@ def test_balanced_weights_are_those_of_the_textbook() -> None:
     np.testing.assert_allclose(class_weights(np.array([0, 0, 0, 1]), 2, "balanced"), [4 / 6, 2.0])
     np.testing.assert_allclose(class_weights(np.array([0, 0, 1, 1]), 3, "balanced"), [1.0, 1.0, 0.0])
     np.testing.assert_allclose(class_weights(np.array([0, 1]), 2, "none"), [1.0, 1.0])
+
+
+def test_lbfgs_takes_as_many_rows_as_memory_allows_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logistic_phase, "_MOST_BYTES", 15 * 64 * 4)
+    opened = _run(tmp_path / "run", {**FROZEN, "epochs": 4, "optimizer": {"name": "lbfgs"}})
+    assert any("Of 24 feature rows 15 are used" in event.get("message", "") for event in opened.events)
+    assert opened.curve[-1][1]["train"]["accuracy"] > 0.5
