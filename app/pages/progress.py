@@ -1,4 +1,4 @@
-"""How far a run is, as steps of a bar: prepare, its phases, evaluate, export."""
+"""How far a run is, as steps of a bar: prepare, its phases, export, evaluate (the exported model is what is asked)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def epochs_by_phase(session: Session, run_ids: Sequence[str]) -> dict[str, dict[
 
 def _order(run: Run) -> list[tuple[str, int | None]]:
     phases = [(phase["kind"], index) for index, phase in enumerate(run.config["phases"])]
-    return [("prepare", None), *phases, ("evaluate", None), ("export", None)]
+    return [("prepare", None), *phases, ("export", None), ("evaluate", None)]
 
 
 def _position(run: Run, order: Sequence[tuple[str, int | None]]) -> int:

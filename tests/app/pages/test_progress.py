@@ -55,3 +55,11 @@ def test_a_run_asked_to_stop_says_so() -> None:
     assert status_words(one)[1] == "Frozen phase, epoch 3 of 28"
     one.cancel_requested_at = 1.0
     assert status_words(one)[1] == "Cancelling"
+
+
+def test_the_exported_model_is_what_is_evaluated_so_export_comes_first() -> None:
+    one = run(RunStatus.RUNNING, phase="export", step=0, steps_total=1)
+    found = steps(one, {0: 20, 1: 8})
+    assert [step.title for step in found] == ["Prepare", "Frozen phase", "Fine-tune phase", "Export", "Evaluate"]
+    assert [step.state for step in found] == ["done", "done", "done", "now", "waiting"]
+    assert states(run(RunStatus.RUNNING, phase="evaluate", step=3, steps_total=9), {})[-2:] == ["done", "now"]
