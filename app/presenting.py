@@ -179,9 +179,10 @@ def log_line_out(line: LogLine) -> LogLineOut:
     return LogLineOut(number=line.number, created_at=line.created_at, message=line.message)
 
 
-def evaluation_out(body: Mapping[str, Any], looks: int) -> EvaluationOut:
-    """A run's evaluation."""
-    return EvaluationOut.model_validate({"comparison": None, **body, "looks": looks})
+def evaluation_out(body: Mapping[str, Any], run: Run, looks: int) -> EvaluationOut:
+    """A run's evaluation. The trainer knows the pictures of the test only; its fingerprint is the row's."""
+    facts = {"test_fingerprint": run.test_fingerprint, "looks": looks}
+    return EvaluationOut.model_validate({"comparison": None, **body, **facts})
 
 
 def prediction_out(row: Prediction, class_names: list[str], place: VersionImage | None) -> PredictionOut:

@@ -206,7 +206,7 @@ def _evaluation(session: Session, run: Run) -> EvaluationOut | None:
     body = catalog.run_document(session, run.id, "evaluation")
     if body is None:
         return None
-    return evaluation_out(body, runs.looks(session, run.owner_id, run.test_fingerprint))
+    return evaluation_out(body, run, runs.looks(session, run.owner_id, run.test_fingerprint))
 
 
 @router.get("/runs/{run_id}/evaluation")

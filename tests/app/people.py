@@ -185,7 +185,7 @@ def _documents(run: Run) -> list[object]:
         "per_class": [],
         "confusion_matrix": {"class_names": list(CLASSES), "counts": [[1, 0], [1, 0]]},
     }
-    evaluation = {"split": "test", "test_fingerprint": run.test_fingerprint, "phases": {"frozen": result}}
+    evaluation = {"split": "test", "phases": {"frozen": result}}
     return [
         RunDocument(run_id=run.id, kind="layers", body=[{**layers, "layers": [layer]}]),
         RunDocument(run_id=run.id, kind="evaluation", body=evaluation),
