@@ -27,7 +27,8 @@ def run_web(settings: Settings, descriptor: int | None, bind: Callable[[str, int
         access_log=False,
         server_header=False,
         ws="none",
-        log_level=settings.log_level.lower(),
+        # who started and stopped is said by `thaw serve`; what goes wrong is said by all
+        log_level="debug" if settings.log_level == "DEBUG" else "warning",
     )
     with listening:
         uvicorn.Server(config).run(sockets=[listening])

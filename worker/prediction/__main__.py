@@ -1,13 +1,28 @@
 """`python -m worker.prediction`: the one long-lived process in which TensorFlow answers. The solo pool: nothing forks after TensorFlow."""
 
 import logging
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from core.config import read_settings
 from worker.celery_app import work
 from worker.lifeline import die_with_parent
-from worker.prediction.worker import PredictionWorker
 from worker.process import opened_place
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep descriptor 2 closed to TensorFlow's greetings, which no setting silences."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def main() -> int:
@@ -17,6 +32,11 @@ def main() -> int:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s")
     for name in ("celery", "kombu", "absl", "tensorflow"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
+    with quiet():
+        from worker.prediction.models import warm_up  # noqa: PLC0415 - TensorFlow is loaded here
+        from worker.prediction.worker import PredictionWorker  # noqa: PLC0415
+
+        warm_up()
     with opened_place(settings, ("predict",)) as place:
         return work(place, {"predict": PredictionWorker(place).task})
 

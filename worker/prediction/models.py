@@ -23,6 +23,11 @@ GRAPH_BYTES = 40_000_000
 BATCH_PIXELS = 16_000_000
 
 
+def warm_up() -> None:
+    """Have TensorFlow set itself up now, not with the first question."""
+    tf.constant(0.0).numpy()
+
+
 class LoadedModel:
     """One SavedModel. `bytes` is what it is taken to cost in memory."""
 
@@ -81,11 +86,12 @@ class ModelShelf:
         Raises:
             NotFound: its files were deleted.
         """
-        folder = self._storage.path(f"{storage_key}/saved_model")
-        if not (folder / "saved_model.pb").is_file():
+        key = f"{storage_key}/saved_model"
+        if not self._storage.has(f"{key}/saved_model.pb"):
             self._models.pop(storage_key, None)
             raise NotFound("The files of this model are not there any more: it was deleted.")
         if storage_key not in self._models:
+            folder = self._storage.local_tree(key)
             self._make_room(loaded_bytes(folder))
             self._models[storage_key] = LoadedModel(folder)
             _log.info("loaded %s; %s models are in memory", storage_key, len(self._models))
