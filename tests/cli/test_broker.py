@@ -25,7 +25,7 @@ def test_it_answers_with_its_password_only_and_keeps_its_list_over_a_kill(tmp_pa
         wait_until(queue.alive, 10, "the broker answers")
         queue.ring("train")
         wait_until(lambda: queue.length("train") == 1, 10, "the ring is there")
-        stranger = redis.Redis(unix_socket_path=str(folder / "valkey.sock"))
+        stranger = redis.Redis(unix_socket_path=address.partition("@")[2])
         with pytest.raises(redis.AuthenticationError):
             stranger.ping()
         stranger.close()
