@@ -116,6 +116,8 @@ def upload_out(upload: Upload) -> UploadOut:
             by_reason=upload.by_reason,
         ),
         dataset_version_id=upload.dataset_version_id,
+        sample_seed=upload.sample_seed,
+        train_preset=upload.train_preset,
         error=upload.error,
         created_at=upload.created_at,
         finished_at=upload.finished_at,

@@ -91,8 +91,10 @@ class Success:
     storage_key: str
 
 
-def create_runs(session: Session, queue: Queue, version: DatasetVersion, wish: NewRun) -> list[Run]:
-    """Queue one run, or `repeats` runs of one group with rising seeds; the queue is rung after the commit.
+def create_runs(session: Session, queue: Queue | None, version: DatasetVersion, wish: NewRun) -> list[Run]:
+    """Queue one run, or `repeats` runs of one group with rising seeds.
+
+    The queue is rung after the commit; without one (in a worker) the sweeper rings, within seconds.
 
     Raises:
         InputInvalid: a config that does not fit this dataset version.
@@ -119,11 +121,12 @@ def create_runs(session: Session, queue: Queue, version: DatasetVersion, wish: N
             test_fingerprint=version.test_fingerprint,
             code_version=code_version(),
             progress={"phase": None, "message": "Queued"},
-            rung_at=session.scalar(select(database_now())),
+            rung_at=session.scalar(select(database_now())) if queue is not None else None,
         )
         session.add(run)
         runs.append(run)
-        queue.ring_after_commit(session, RUN_LIFE.queue)
+        if queue is not None:
+            queue.ring_after_commit(session, RUN_LIFE.queue)
     session.flush()
     return runs
 

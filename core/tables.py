@@ -252,7 +252,10 @@ class VersionImage(Base):
 
 
 class Upload(Identified, Leased, Base):
-    """Bytes that a person sends, on their way to a dataset version."""
+    """Bytes that a person sends, on their way to a dataset version.
+
+    `sample_seed`: nothing is sent, the worker draws a sample set. `train_preset`: a run with it is queued once the version exists.
+    """
 
     __tablename__ = "uploads"
     owner_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
@@ -268,6 +271,8 @@ class Upload(Identified, Leased, Base):
     skipped: Mapped[int] = mapped_column(default=0)
     by_reason: Mapped[dict[str, Any]] = mapped_column(default=dict)
     dataset_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id", ondelete="SET NULL"))
+    sample_seed: Mapped[int | None]
+    train_preset: Mapped[str | None] = mapped_column(String(60))
     error: Mapped[str | None] = mapped_column(Text)
     revision: Mapped[int] = mapped_column(default=0)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

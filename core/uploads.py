@@ -1,5 +1,6 @@
 """The verbs of uploads: every status change of an upload lives here. `receiving -> received -> ingesting -> ready | rejected`."""
 
+import secrets
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,17 @@ from sqlalchemy.orm import Session
 
 from core.config import Settings
 from core.database import database_now
-from core.errors import Conflict, NotFound, TooLarge
+from core.datasets import create_dataset
+from core.errors import Conflict, FieldProblem, InputInvalid, NotFound, TooLarge
 from core.leases import UPLOAD_LIFE, Claim, write
+from core.presets import PRESETS
 from core.queue import Queue
-from core.tables import Dataset, ReceiptRow, Upload, UploadFile, UploadStatus, utc_now
+from core.runs import NewRun, create_runs
+from core.tables import Dataset, DatasetVersion, ReceiptRow, Upload, UploadFile, UploadStatus, utc_now
+
+SAMPLE_CLASSES = ("leaves", "pebbles", "shells")
+SAMPLE_PICTURES = 150
+LARGEST_SEED = 2**31 - 1
 
 
 def incoming_folder(settings: Settings, upload_id: str) -> Path:
@@ -26,6 +34,46 @@ def open_upload(session: Session, dataset: Dataset, *, total_bytes: int | None =
     upload = Upload(owner_id=dataset.owner_id, dataset_id=dataset.id, total_bytes=total_bytes, by_reason={})
     session.add(upload)
     session.flush()
+    return upload
+
+
+def make_sample(
+    session: Session,
+    queue: Queue,
+    owner_id: str,
+    *,
+    seed: int | None,
+    train_preset: str | None,
+    name: str | None = None,
+) -> Upload:
+    """A dataset whose pictures the ingest worker draws itself (`worker.ingest.sample`): an ordinary upload, but nothing is sent.
+
+    Args:
+        session: a writing session; the caller commits.
+        queue: rung after the commit.
+        owner_id: whose dataset it will be.
+        seed: decides every picture; None takes one by chance.
+        train_preset: a run with this preset is queued together with the dataset version; None: none is.
+        name: of the dataset; None: one that says what it is.
+
+    Raises:
+        InputInvalid: no such preset, or a seed out of range.
+    """
+    if train_preset is not None and train_preset not in PRESETS:
+        message = f'There is no preset "{train_preset}". Allowed: {", ".join(PRESETS)}.'
+        raise InputInvalid(message, problems=(FieldProblem("train_preset", message, train_preset),))
+    seed = secrets.randbelow(1_000_000) if seed is None else seed
+    if not 0 <= seed <= LARGEST_SEED:
+        message = f"A seed is a whole number from 0 to {LARGEST_SEED}. Received: {seed}."
+        raise InputInvalid(message, problems=(FieldProblem("seed", message, seed),))
+    about = f"{SAMPLE_PICTURES} pictures drawn by Thaw, seed {seed}: no photographs, but as varied."
+    dataset = create_dataset(session, owner_id, name or f"Sample: {', '.join(SAMPLE_CLASSES)}", about)
+    upload = open_upload(session, dataset)
+    upload.sample_seed, upload.train_preset = seed, train_preset
+    upload.status = UploadStatus.RECEIVED
+    upload.rung_at = session.scalar(select(database_now()))
+    session.flush()
+    queue.ring_after_commit(session, UPLOAD_LIFE.queue)
     return upload
 
 
@@ -166,6 +214,13 @@ def finish_ready(session: Session, held: Claim, dataset_version_id: str, **colum
         error=None,
         **columns,
     )
+
+
+def train_as_wished(session: Session, upload_id: str, version: DatasetVersion) -> None:
+    """Queue the run that the upload was opened with, in the transaction of `finish_ready`; the sweeper rings for it."""
+    preset = session.scalars(select(Upload.train_preset).where(Upload.id == upload_id)).one()
+    if preset in PRESETS:
+        create_runs(session, None, version, NewRun(config=PRESETS[preset].config, preset=preset))
 
 
 def finish_rejected(session: Session, held: Claim, sentence: str, **columns: Any) -> None:

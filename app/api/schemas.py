@@ -6,6 +6,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from core.tables import Outcome, RunStatus, Scope, Split, UploadStatus
+from core.uploads import LARGEST_SEED
 
 Item = TypeVar("Item")
 
@@ -287,8 +288,21 @@ class ReceiptCounts(BaseModel):
     by_reason: dict[str, Any]
 
 
+class SampleIn(Given):
+    """A sample set to be drawn by Thaw; `train_preset`: a run with it is queued as soon as the set is ready, null for none."""
+
+    name: Name | None = None
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED, description="The same seed gives the same pictures.")] | None = (
+        None
+    )
+    train_preset: Annotated[Text, Field(max_length=60)] | None = None
+
+
 class UploadOut(BaseModel):
-    """An upload on its way to a dataset version."""
+    """An upload on its way to a dataset version.
+
+    `sample_seed`: of a sample set, which Thaw draws itself. `train_preset`: a run with it is queued once the version is there.
+    """
 
     id: str
     dataset_id: str
@@ -298,6 +312,8 @@ class UploadOut(BaseModel):
     progress: UploadProgress
     receipt: ReceiptCounts
     dataset_version_id: str | None
+    sample_seed: int | None
+    train_preset: str | None
     error: str | None
     created_at: datetime
     finished_at: datetime | None

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from app.api.routing import Pages, StreamingCreatingRoute, api_router
-from app.api.schemas import FilesAdded, Listed, ReceiptLine, UploadOut
+from app.api.schemas import FilesAdded, Listed, ReceiptLine, SampleIn, UploadOut
 from app.dependencies import House, Person, ReadSession, SettingsOf, TheHouse, WriteSession
 from app.presenting import API, csv_lines, receipt_line, upload_out
 from app.receiving import RAW_TYPES, receive_files, receive_raw
@@ -91,6 +91,18 @@ async def _deleted_when_broken(house: House, upload: Upload) -> AsyncIterator[No
     except BaseException:  # also when the client went away: nothing half may stay
         _delete(house, upload)
         raise
+
+
+@router.post("/samples", status_code=202)
+def make_sample(
+    given: SampleIn, session: WriteSession, house: TheHouse, person: Person, response: Response
+) -> UploadOut:
+    """Make a dataset of 150 pictures in three classes that Thaw draws itself, and train on it if a preset is named."""
+    upload = uploads.make_sample(
+        session, house.queue, person.id, seed=given.seed, train_preset=given.train_preset, name=given.name
+    )
+    response.headers["Location"] = f"{API}/uploads/{upload.id}"
+    return upload_out(upload)
 
 
 @router.post("/uploads/{upload_id}/files", openapi_extra={"requestBody": {"content": _FILES, "required": True}})

@@ -12,6 +12,7 @@ from app.wording import Z
 from core.backbones import BACKBONES
 from core.catalog import latest_versions
 from core.tables import Dataset, DatasetVersion, Run, TrainedModel, Upload, UploadStatus, VersionImage
+from core.uploads import SAMPLE_PICTURES
 
 MOSAIC = 4
 
@@ -136,6 +137,8 @@ def upload_row(upload: Upload, dataset_name: str) -> UploadRow:
         return UploadRow(upload, dataset_name, "Receiving", upload.received_bytes, upload.total_bytes or 0)
     if upload.status == UploadStatus.RECEIVED:
         return UploadRow(upload, dataset_name, "Received, waiting for a worker", 0, 1)
+    if upload.sample_seed is not None and upload.files_total is None:
+        return UploadRow(upload, dataset_name, f"Drawing {SAMPLE_PICTURES} pictures", 0, 0)
     total = upload.files_total or 0
     words = f"Checking {upload.files_done:,} of {total:,}" if total else f"Checking, {upload.files_done:,} so far"
     return UploadRow(upload, dataset_name, words, upload.files_done, total)

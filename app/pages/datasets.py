@@ -10,8 +10,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse, Response
 
-from app.dependencies import Person, ReadSession, SettingsOf, WriteSession
+from app.dependencies import Person, ReadSession, SettingsOf, TheHouse, WriteSession
 from app.pages.cards import DatasetCard, RunRow, UploadRow, dataset_cards, run_rows, upload_row
+from app.pages.forms import see_other
 from app.reasons import in_words
 from app.templating import View, render
 from core import uploads
@@ -34,6 +35,7 @@ from core.tables import (
 
 router = APIRouter(prefix="/datasets", include_in_schema=False)
 PICTURES = 36
+SAMPLE_PRESET = "standard"
 FILES = 100
 ON_THE_WAY = frozenset({UploadStatus.RECEIVING, UploadStatus.RECEIVED, UploadStatus.INGESTING})
 
@@ -144,6 +146,13 @@ def show_list(
 def _next(path: str, cursor: str | None, **query: str) -> str | None:
     kept = {key: value for key, value in query.items() if value}
     return None if cursor is None else f"{path}?{urlencode({**kept, 'cursor': cursor})}"
+
+
+@router.post("/samples")
+def make_sample(session: WriteSession, person: Person, house: TheHouse) -> Response:
+    """A set that Thaw draws itself, with a run on it as soon as it is ready: the whole story without own pictures."""
+    upload = uploads.make_sample(session, house.queue, person.id, seed=None, train_preset=SAMPLE_PRESET)
+    return see_other(f"/datasets/{upload.dataset_id}")
 
 
 @router.get("/{dataset_id}")

@@ -266,6 +266,8 @@ def upgrade() -> None:
         sa.Column("skipped", sa.Integer(), nullable=False),
         sa.Column("by_reason", sa.JSON(), nullable=False),
         sa.Column("dataset_version_id", sa.String(length=36), nullable=True),
+        sa.Column("sample_seed", sa.Integer(), nullable=True),
+        sa.Column("train_preset", sa.String(length=60), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),

@@ -4,6 +4,7 @@ Every picture's blob and thumbnail are on disk before its row is written; every 
 between attempts: what has a row is done. Memory stays flat: files are unpacked one by one and decoded in other processes.
 """
 
+import hashlib
 import logging
 import shutil
 import threading
@@ -21,12 +22,13 @@ from core.database import Database, database_now
 from core.datasets import remember_image
 from core.errors import DiskFull, Fenced, ThawError, UploadRejected
 from core.leases import UPLOAD_LIFE, Claim, claim, release, write
-from core.storage import Storage, blob_key, open_storage, thumbnail_key
+from core.storage import Storage, blob_key, need_disk, open_storage, thumbnail_key
 from core.tables import Outcome, ReceiptRow, Upload, UploadFile
 from core.uploads import finish_rejected, incoming_folder, record_receipt
 from worker.ingest.checkers import Checkers, Job
 from worker.ingest.entries import ArchiveLimits, Code
 from worker.ingest.held import Cancelled, Drained, Held
+from worker.ingest.sample import sample_pictures
 from worker.ingest.sources import Contents, Received
 from worker.ingest.version import make_version
 from worker.training.pictures import PictureLimits
@@ -103,6 +105,7 @@ class Ingest:
         self._spool = self._incoming / f"spool-{held.attempt}"
         self._progress = _Progress()
         self._owner_id = ""
+        self._sample_seed: int | None = None
 
     def run(self) -> None:
         """Ingest, and write down how it ended. Only what nobody foresaw is raised."""
@@ -130,7 +133,7 @@ class Ingest:
 
     def _ingest(self, held: Held) -> None:
         self._clear_old_spools()
-        received = self._load()
+        received = self._drawn(held, self._load())
         with Contents(received, _archive_limits(self._settings)) as contents:
             held.check()
             self._write([], files_total=len(contents.entries))
@@ -148,7 +151,7 @@ class Ingest:
         """The received files in the order of their ids, and what earlier attempts have done."""
         with self._database.read() as session:
             upload = session.get_one(Upload, self._claim.id)
-            self._owner_id = upload.owner_id
+            self._owner_id, self._sample_seed = upload.owner_id, upload.sample_seed
             files = session.execute(
                 select(UploadFile.id, UploadFile.path, UploadFile.sha256, UploadFile.size_bytes)
                 .where(UploadFile.upload_id == upload.id)
@@ -158,6 +161,22 @@ class Ingest:
             counted = select(ReceiptRow.outcome, ReceiptRow.code, func.count()).where(ReceiptRow.upload_id == upload.id)
             for outcome, code, count in session.execute(counted.group_by(ReceiptRow.outcome, ReceiptRow.code)):
                 self._progress.add({"outcome": outcome.value, "code": code}, count)
+        return received
+
+    def _drawn(self, held: Held, received: list[Received]) -> list[Received]:
+        """The pictures of a sample set, drawn anew on every attempt (the same seed gives the same bytes); else what was received."""
+        if self._sample_seed is None:
+            return received
+        folder = self._spool / "sample"
+        folder.mkdir()
+        for number, (path, body) in enumerate(sample_pictures(self._sample_seed)):
+            held.check()
+            need_disk(folder, len(body), self._settings.disk_reserve_bytes)
+            file = folder / str(number)
+            file.write_bytes(body)
+            received.append(Received(file, path, hashlib.sha256(body).hexdigest(), len(body)))
+        size = sum(one.size for one in received)
+        self._write([], received_bytes=size, total_bytes=size)
         return received
 
     def _check_pictures(self, held: Held, contents: Contents) -> None:

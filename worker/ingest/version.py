@@ -1,4 +1,6 @@
-"""The end of an ingest: doubles out, splits given, and in one transaction the dataset version exists and the upload is ready."""
+"""The end of an ingest: doubles out, splits given, and in one transaction the dataset version exists, the upload is ready, and
+the run is queued that was wished for with it.
+"""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from core.datasets import Placed, VersionDraft, add_version, latest_version, pla
 from core.errors import UploadRejected
 from core.leases import UPLOAD_LIFE, write
 from core.tables import Dataset, Image, Outcome, ReceiptRow, Split, Upload
-from core.uploads import finish_ready
+from core.uploads import finish_ready, train_as_wished
 from worker.ingest.entries import Code
 from worker.ingest.folders import Place, case_twins, check_classes
 from worker.ingest.held import Held
@@ -61,6 +63,7 @@ def _tried(database: Database, settings: Settings, held: Held, contents: Content
             return False
         version = add_version(session, dataset, draft)
         finish_ready(session, held.claim, version.id)
+        train_as_wished(session, held.claim.id, version)
     return True
 
 
