@@ -109,13 +109,18 @@ class Features:
 
 
 class FeatureStore:
-    """Finds features in the store, and computes those that are missing."""
+    """Finds features in the store, and computes those that are missing.
+
+    Attributes:
+        computed: rows computed so far, the found ones not counted.
+    """
 
     def __init__(self, folder: RunFolder, pictures: DecodedPictures) -> None:
         self._folder = folder
         self._pictures = pictures
         self._limit = folder.cache_limit_bytes // 2
         self._used: list[SegmentStore] = []
+        self.computed = 0
 
     def fits(self, extractor: Extractor, pictures: int, views: int) -> bool:
         """True when that many records stay within the store's limit."""
@@ -151,6 +156,7 @@ class FeatureStore:
             for begin, values in self._computed(extractor, positions[rows // views], keys[rows]):
                 segment.records[begin : begin + len(values)] = values
                 done += len(values)
+                self.computed += len(values)
                 say(done, len(missing))
             lookup.add(rows, segment)
             store.publish(segment)

@@ -37,6 +37,16 @@ from worker.training.phases import PhaseRun
 from worker.training.pictures import decode
 from worker.training.precision import processor_has_bfloat16
 from worker.training.run_folder import RunFolder
+from worker.training.telling import (
+    export_checked,
+    features_ready,
+    judged,
+    model_chosen,
+    network_built,
+    phase_begins,
+    phase_ended,
+    pictures_ready,
+)
 
 RESULT = "result.json"
 
@@ -62,7 +72,10 @@ def train(folder: RunFolder, pictures: DecodedPictures, speaker: Speaker, orders
         resumed_from=ledger.resumed_from,
     )
     pictures.set_resize(PictureResizer(folder.config.image_size, folder.config.resize))
+    _say_step(speaker, folder, "prepare", "Building the network")
     network = build_network(folder.config, len(folder.class_names))
+    size = network.backbone.count_params() + network.head.count_params()
+    speaker.log(network_built(folder.config, network.form, size))
     ledger.meet(network)
     work = Workplace(folder, network, pictures, FeatureStore(folder, pictures), speaker, orders, wants_bfloat16)
     _wait_for_pictures(work)
@@ -78,12 +91,29 @@ def _may_use_bfloat16(folder: RunFolder) -> bool:
 
 
 def _wait_for_pictures(work: Workplace) -> None:
-    count = work.pictures.to_decode
-    if not count:
-        return
-    place = Place("prepare", epochs_total=work.config.epochs_total, message="Decoding pictures")
-    progress = Progress(work.speaker, place, count, count)
-    work.pictures.wait_all(lambda done: progress.at(done, done))
+    count, started = work.pictures.to_decode, time.monotonic()
+    if count:
+        place = Place("prepare", epochs_total=work.config.epochs_total, message="Decoding pictures")
+        progress = Progress(work.speaker, place, count, count)
+        work.pictures.wait_all(lambda done: progress.at(done, done))
+    everything = len(work.folder.pictures.paths)
+    work.speaker.log(pictures_ready(everything, count, time.monotonic() - started))
+
+
+def _say_step(speaker: Speaker, folder: RunFolder, phase: str, message: str) -> None:
+    """One progress event for work that cannot say how far it is."""
+    speaker.say(
+        "progress",
+        phase=phase,
+        phase_index=None,
+        epoch=None,
+        epochs_total=folder.config.epochs_total,
+        step=0,
+        steps_total=1,
+        images_per_second=None,
+        eta_seconds=None,
+        message=message,
+    )
 
 
 def _run_phases(work: Workplace, ledger: Ledger) -> None:
@@ -98,14 +128,20 @@ def _run_phases(work: Workplace, ledger: Ledger) -> None:
             if event["phase_index"] == index:
                 work.speaker.say("epoch", **event)
         if index >= state.phase_index:
+            work.speaker.log(phase_begins(phase, layers[-1]))
             _run_phase(work, ledger, index)
+            work.speaker.log(phase_ended(state.results[-1]))
 
 
 def _run_phase(work: Workplace, ledger: Ledger, index: int) -> None:
     phase, state = work.config.phases[index], ledger.state
     started = time.monotonic()
+    before = work.store.computed
     setup = make_setup(work, phase, index)
-    state.seconds += time.monotonic() - started
+    spent = time.monotonic() - started
+    state.seconds += spent
+    if setup.train_features is not None:
+        work.speaker.log(features_ready(work.store.computed - before, spent))
     if isinstance(phase, FrozenPhase) and phase.optimizer.name == "lbfgs":
         run_logistic(work, phase, index, setup, state)
     else:
@@ -120,17 +156,21 @@ def _finish(work: Workplace, ledger: Ledger, seconds: dict[str, float]) -> None:
     check_reserve(work.folder.path, 8 * _network_bytes(work), work.folder.disk_reserve_bytes)
     started = time.monotonic()
     ledger.put_back(work.network, chosen["phase_index"])
+    if len(kinds) > 1:
+        work.speaker.log(model_chosen(chosen["phase"], work.config.select))
     exported = _export(work, model)
+    work.speaker.log(export_checked(exported.as_json()))
     seconds["export"] = time.monotonic() - started
     started = time.monotonic()
-    judged = {chosen["phase"]: ask(work, exported_graph(model / "saved_model"), "Asking the exported model")}
+    answers = {chosen["phase"]: ask(work, exported_graph(model / "saved_model"), "Asking the exported model")}
     _write_weights(work, model, chosen["phase"])
     for kind, result in kinds.items():
         if kind != chosen["phase"]:
             ledger.put_back(work.network, result["phase_index"])
-            judged[kind] = ask(work, trained_graph(work.network), "Asking the other phase's network")
+            answers[kind] = ask(work, trained_graph(work.network), "Asking the other phase's network")
             _write_weights(work, model, kind)
-    found = _write_judgement(work, judged, chosen["phase"])
+    found = _write_judgement(work, answers, chosen["phase"])
+    work.speaker.log(judged(found, chosen["phase"]))
     work.store.finish()
     work.pictures.finish()
     seconds["evaluate"] = time.monotonic() - started
@@ -143,18 +183,7 @@ def _network_bytes(work: Workplace) -> int:
 
 def _export(work: Workplace, model: Path) -> ExportResult:
     work.orders.check()
-    work.speaker.say(
-        "progress",
-        phase="export",
-        phase_index=None,
-        epoch=None,
-        epochs_total=work.config.epochs_total,
-        step=0,
-        steps_total=1,
-        images_per_second=None,
-        eta_seconds=None,
-        message="Writing the SavedModel and checking it in a clean process",
-    )
+    _say_step(work.speaker, work.folder, "export", "Writing the SavedModel and checking it in a clean process")
     result = export_model(
         work.network,
         config=work.config,
@@ -176,9 +205,9 @@ def _write_weights(work: Workplace, model: Path, kind: str) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def _write_judgement(work: Workplace, judged: Mapping[str, Judged], chosen: str) -> dict[str, Any]:
+def _write_judgement(work: Workplace, answers: Mapping[str, Judged], chosen: str) -> dict[str, Any]:
     labels = {split: work.labels(split) for split in ("test", "validation")}
-    ordered = {kind: judged[kind] for kind in ("frozen", "fine_tune") if kind in judged}
+    ordered = {kind: answers[kind] for kind in ("frozen", "fine_tune") if kind in answers}
     found = evaluation(ordered, labels, work.folder.class_names, chosen)
     _write_json(work.folder.path / "evaluation.json", found)
     with (work.folder.path / "predictions.jsonl").open("w", encoding="utf-8") as file:

@@ -1,0 +1,92 @@
+"""The sentences of a run's log: what was done, how long it took, what came out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from core.backbones import BACKBONES
+from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig
+
+_NAMES = {"frozen": "Frozen phase", "fine_tune": "Fine-tune phase"}
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def pictures_ready(count: int, decoded: int, seconds: float) -> str:
+    """Decoded pictures: how many, and how many of them were decoded now."""
+    if decoded == 0:
+        return f"The decoded pictures of this dataset version were there already: {count:,}."
+    return f"Decoded {decoded:,} of {count:,} pictures in {seconds:.1f} s; the others were there already."
+
+
+def network_built(config: TrainingConfig, form: str, parameters: int) -> str:
+    """Backbone, weights, size, form."""
+    weights = {"imagenet": "ImageNet weights", "none": "random weights"}.get(str(config.weights), "own weights")
+    height, width = config.image_size
+    how = "BatchNorm folded into the convolutions" if form == "folded" else "BatchNorm statistics fixed"
+    title = BACKBONES[config.backbone].title
+    return f"{title} with {weights}, {height} x {width} px, {parameters:,} parameters; {how}."
+
+
+def phase_begins(phase: FrozenPhase | FineTunePhase, summary: Mapping[str, Any]) -> str:
+    """What learns, and by what."""
+    learn, fixed = summary["trainable_parameters"], summary["non_trainable_parameters"]
+    by = (
+        "logistic regression"
+        if phase.optimizer.name == "lbfgs"
+        else f"{phase.optimizer.name}, rate {phase.optimizer.learning_rate:g}"
+    )
+    thawed = ""
+    if isinstance(phase, FineTunePhase):
+        place = phase.unfreeze_from
+        where = (
+            "the whole backbone"
+            if place is None
+            else f"from {place}"
+            if isinstance(place, str)
+            else f"the top {_percent(place.fraction)}"
+        )
+        thawed = f", thawed: {where}"
+    return f"{_NAMES[phase.kind]}: {learn:,} of {learn + fixed:,} parameters learn{thawed}; {by}."
+
+
+def features_ready(computed: int, seconds: float) -> str:
+    """How many features were computed now."""
+    if computed == 0:
+        return "The features of the frozen part were in the store already."
+    return f"Computed {computed:,} features of the frozen part in {seconds:.1f} s ({computed / max(seconds, 1e-3):,.0f} images/s)."
+
+
+def phase_ended(result: Mapping[str, Any]) -> str:
+    """What the phase came to on validation."""
+    found = result["validation"]
+    return (
+        f"{_NAMES[result['phase']]} ended after {result['seconds']:.1f} s: validation accuracy "
+        f"{_percent(found['accuracy'])}, loss {found['loss']:.3f}."
+    )
+
+
+def model_chosen(kind: str, select: str) -> str:
+    """Which phase became the model, and why."""
+    why = "validation chose it" if select == "validation" else "the settings take the last phase"
+    return f"The network of the {_NAMES[kind].lower()} becomes the model: {why}."
+
+
+def export_checked(export: Mapping[str, Any]) -> str:
+    """Size of the SavedModel and how it agreed."""
+    agreement = export["agreement"]
+    return (
+        f"SavedModel written, {export['size_bytes'] / 1e6:.1f} MB. Loaded in a clean process it gives the same class for "
+        f"{_percent(agreement['top1'])} of the checked pictures, largest difference {agreement['max_abs_diff']:.1g}."
+    )
+
+
+def judged(evaluation: Mapping[str, Any], chosen: str) -> str:
+    """The test score with its interval."""
+    best = evaluation["phases"][chosen]
+    low, high = best["accuracy_interval"]
+    return (
+        f"Judged once on {best['pictures']:,} test pictures: accuracy {_percent(best['accuracy'])}, "
+        f"95 % interval {_percent(low)} to {_percent(high)}."
+    )
