@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from core.errors import NotFound, NotServed
-from core.storage import Storage
+from core.storage import GONE, Storage
 from core.tables import Export, TrainedModel
 
 
@@ -29,13 +29,14 @@ def download(request: Request, storage: Storage, model: TrainedModel, export: Ex
     if phase is not None and phase != chosen:
         raise NotServed(f'This version serves the chosen phase only. Received: "{phase[:40]}"; allowed: "{chosen}".')
     key = export.storage_key or ""
-    if not key or not storage.has(key):
-        raise NotFound("The file is not in the storage any more.")
+    if not key:
+        raise NotFound(GONE)
     etag = f'"{export.sha256}"'
     if etag in [one.strip() for one in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers={"ETag": etag})
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
-    return FileResponse(storage.path(key), media_type="application/zip", filename=_name(model, export), headers=headers)
+    path = storage.local(key)
+    return FileResponse(path, media_type="application/zip", filename=_name(model, export), headers=headers)
 
 
 def _name(model: TrainedModel, export: Export) -> str:

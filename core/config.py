@@ -35,12 +35,29 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         None,
         validation_alias=AliasChoices("database_url", "THAW_DATABASE_URL", "DATABASE_URL"),
-        description="SQLAlchemy address of the database (`THAW_DATABASE_URL` or `DATABASE_URL`); empty: SQLite in the data folder.",
+        description="Address of PostgreSQL, `postgresql://...` (`THAW_DATABASE_URL` or `DATABASE_URL`); empty: SQLite in the data folder.",
     )
     redis_url: str | None = Field(
         None,
         validation_alias=AliasChoices("redis_url", "THAW_REDIS_URL", "REDIS_URL"),
         description="Address of Redis or Valkey (`THAW_REDIS_URL` or `REDIS_URL`); empty: the embedded Valkey.",
+    )
+    s3_bucket: str | None = Field(
+        None,
+        description="S3 bucket for pictures and models; empty: the data folder. boto3 finds the credentials (`AWS_ACCESS_KEY_ID`, ...).",
+    )
+    s3_endpoint_url: str | None = Field(
+        None,
+        pattern="^https?://[^/]",
+        description="Address of an S3 server that is not Amazon's, e.g. http://minio:9000.",
+    )
+    s3_prefix: str = Field(
+        "",
+        pattern=r"^([\w.-]+/)*[\w.-]*$",
+        description="Put before every key in the bucket, e.g. thaw/production.",
+    )
+    s3_cache_bytes: int = Field(
+        20 * GB, ge=0, description="Largest size of a machine's copies of files from the bucket, in bytes."
     )
     lease_seconds: float = Field(
         60.0, ge=1.0, le=3600.0, description="How long a worker owns a row without renewing it."
@@ -114,6 +131,11 @@ class Settings(BaseSettings):
     def storage_folder(self) -> Path:
         """Blobs and artefacts."""
         return self.folder / "storage"
+
+    @property
+    def copies_folder(self) -> Path:
+        """Copies of files from the bucket; may be deleted while nothing runs."""
+        return self.folder / "cache" / "copies"
 
     @property
     def incoming_folder(self) -> Path:

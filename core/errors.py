@@ -63,6 +63,10 @@ class DiskFull(ThawError):
     """The disk reserve would be touched; what is stored already stays."""
 
 
+class StorageAway(ThawError):
+    """The bucket of pictures and models cannot be reached now."""
+
+
 class WorkersAway(ThawError):
     """No worker answered in time; nothing was changed."""
 

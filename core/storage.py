@@ -1,8 +1,12 @@
-"""Blobs and artefacts: one small interface over a local folder. A key is a relative POSIX path made by us, never by a person."""
+"""Blobs and artefacts by key: one small interface over a local folder or an S3 bucket (core/bucket.py).
+
+A key is a relative POSIX path made by us, never by a person. What is stored under a key never changes, it is only deleted.
+"""
 
 import hashlib
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +16,7 @@ from core.errors import DiskFull, NotFound
 from core.ids import new_id
 
 CHUNK = 1 << 20
+GONE = "The file is not in the storage any more."
 
 
 def blob_key(sha256: str) -> str:
@@ -24,35 +29,86 @@ def thumbnail_key(sha256: str) -> str:
     return f"thumbnails/{sha256[:2]}/{sha256[2:4]}/{sha256}.webp"
 
 
-class Storage:
-    """A folder of files by key. Files appear whole (written aside, synced, renamed) or not at all."""
+def checked_key(key: str) -> str:
+    """The key itself.
 
-    def __init__(self, folder: Path, *, reserve_bytes: int) -> None:
-        self.folder = folder
-        self.reserve_bytes = reserve_bytes
+    Raises:
+        ValueError: it could leave the folder it is used in; keys are made by us, so this is a bug.
+    """
+    parts = key.split("/")
+    if key.startswith("/") or not all(parts) or ".." in parts:
+        raise ValueError(f"A storage key must be a plain relative path. Received: {key!r}.")
+    return key
 
-    def path(self, key: str) -> Path:
-        """The local file of a key.
 
-        Raises:
-            ValueError: a key that leaves the folder; keys are made by us, so this is a bug.
-        """
-        parts = key.split("/")
-        if key.startswith("/") or not all(parts) or ".." in parts:
-            raise ValueError(f"A storage key must be a plain relative path. Received: {key!r}.")
-        return self.folder.joinpath(*parts)
+class Storage(ABC):
+    """Files by key. A file appears whole or not at all.
 
-    def has(self, key: str) -> bool:
-        """True when the file is there."""
-        return self.path(key).is_file()
+    Attributes:
+        parallel: how many calls at once make sense: more where each one waits for a network.
+    """
 
+    parallel: int
+
+    @abstractmethod
     def put(self, key: str, source: Path | bytes) -> None:
         """Store bytes or a copy of a file under a key; an existing file is replaced whole.
 
         Raises:
             DiskFull: the disk reserve would be touched.
+            StorageAway: the storage does not answer.
         """
-        target = self.path(key)
+
+    @abstractmethod
+    def has(self, key: str) -> bool:
+        """True when the file is there."""
+
+    @abstractmethod
+    def local(self, key: str) -> Path:
+        """A readable file on this machine with what is stored under the key, fetched now if need be.
+
+        It stays for at least ten minutes after this call; for longer see `keep`.
+
+        Raises:
+            NotFound: there is no such file, or it is damaged.
+            DiskFull: no room to fetch it.
+            StorageAway: the storage does not answer.
+        """
+
+    @abstractmethod
+    def local_tree(self, key: str) -> Path:
+        """As `local`, for everything below a key: a folder."""
+
+    @abstractmethod
+    def keep(self, key: str, folder: Path) -> Path:
+        """As `local`, but the file stays as long as `folder` (on the disk of the data folder) does."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove a file or everything below a key; nothing there is fine."""
+
+    def open(self, key: str) -> BinaryIO:
+        """Open for reading; raises as `local`."""
+        return self.local(key).open("rb")
+
+    def put_tree(self, key: str, folder: Path) -> None:
+        """Store every file below a folder under `key/`."""
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            self.put(f"{key}/{file.relative_to(folder).as_posix()}", file)
+
+
+class FolderStorage(Storage):
+    """A folder: files are written aside, synced and renamed."""
+
+    parallel = 4
+
+    def __init__(self, folder: Path, *, reserve_bytes: int) -> None:
+        self.folder = folder
+        self.reserve_bytes = reserve_bytes
+
+    def put(self, key: str, source: Path | bytes) -> None:
+        """See `Storage.put`."""
+        target = self._path(key)
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
         need_disk(self.folder, size, self.reserve_bytes)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -70,35 +126,48 @@ class Storage:
         finally:
             aside.unlink(missing_ok=True)
 
-    def put_tree(self, key: str, folder: Path) -> None:
-        """Store every file below a folder under `key/`."""
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            self.put(f"{key}/{file.relative_to(folder).as_posix()}", file)
+    def has(self, key: str) -> bool:
+        """See `Storage.has`."""
+        return self._path(key).is_file()
 
-    def open(self, key: str) -> BinaryIO:
-        """Open for reading.
+    def local(self, key: str) -> Path:
+        """See `Storage.local`: the stored file itself."""
+        path = self._path(key)
+        if not path.is_file():
+            raise NotFound(GONE)
+        return path
 
-        Raises:
-            NotFound: there is no such file.
-        """
-        try:
-            return self.path(key).open("rb")
-        except FileNotFoundError as error:
-            raise NotFound("The file is not in the storage any more.") from error
+    def local_tree(self, key: str) -> Path:
+        """See `Storage.local_tree`: the stored files themselves."""
+        path = self._path(key)
+        if not path.is_dir():
+            raise NotFound(GONE)
+        return path
+
+    def keep(self, key: str, folder: Path) -> Path:  # noqa: ARG002 - nothing is ever taken away here
+        """See `Storage.keep`: the stored file itself."""
+        return self.local(key)
 
     def delete(self, key: str) -> None:
-        """Remove a file or everything below a key; nothing there is fine."""
-        path = self.path(key)
+        """See `Storage.delete`."""
+        path = self._path(key)
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
 
+    def _path(self, key: str) -> Path:
+        return self.folder / checked_key(key)
+
 
 def open_storage(settings: Settings) -> Storage:
-    """The storage of these settings."""
+    """The storage of these settings: a bucket where one is named, else a folder."""
+    if settings.s3_bucket:
+        from core.bucket import open_bucket  # noqa: PLC0415 - boto3 is an extra
+
+        return open_bucket(settings)
     settings.storage_folder.mkdir(parents=True, exist_ok=True)
-    return Storage(settings.storage_folder, reserve_bytes=settings.disk_reserve_bytes)
+    return FolderStorage(settings.storage_folder, reserve_bytes=settings.disk_reserve_bytes)
 
 
 def free_bytes(folder: Path) -> int:

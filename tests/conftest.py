@@ -12,6 +12,7 @@ import pytest
 import migrations
 from core.database import Database
 from tests.postgres import Postgres, running_postgres
+from tests.s3 import Bucket, new_bucket, running_s3
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -69,3 +70,16 @@ def database(database_address: str) -> Iterator[Database]:
     opened = Database(database_address)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """An S3 server of this test process."""
+    with running_s3() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str) -> Bucket:
+    """An empty bucket."""
+    return new_bucket(s3_endpoint)

@@ -3,23 +3,23 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from core.config import Settings, code_version
-from core.errors import PicturesUnreadable
+from core.errors import NotFound, PicturesUnreadable
 from core.leases import Claim
-from core.storage import Storage, blob_key, need_disk
+from core.storage import blob_key, need_disk
 from core.tables import DatasetVersion, Image, Run, VersionImage
 from worker.workplace import Workplace
 
 CHUNK = 2000
-BIG = ("checkpoints", "model")
+PICTURES = "pictures"  # where the pictures of a run are when the storage is not on this machine
+BIG = ("checkpoints", "model", PICTURES)
 
 
 def attempts_folder(settings: Settings, run_id: str) -> Path:
@@ -27,13 +27,16 @@ def attempts_folder(settings: Settings, run_id: str) -> Path:
     return settings.runs_folder / run_id / "attempts"
 
 
-def prepare_folder(place: Workplace, held: Claim, keep: Callable[[], None]) -> Path:
-    """Write `run.json` and `images.jsonl` of one attempt.
+def prepare_folder(
+    place: Workplace, held: Claim, keep: Callable[[], None], tell: Callable[[int, int], None] = lambda _done, _of: None
+) -> Path:
+    """Write `run.json` and `images.jsonl` of one attempt, with every picture on this machine.
 
     Args:
         place: database, storage and settings.
         held: the claimed run.
-        keep: called between chunks, so that the lease stays ours over a million lines.
+        keep: called twice a second, so that the lease stays ours over a million lines.
+        tell: called as often, with how many pictures are there, and of how many.
 
     Returns:
         The run folder.
@@ -46,13 +49,16 @@ def prepare_folder(place: Workplace, held: Claim, keep: Callable[[], None]) -> P
     need_disk(settings.runs_folder, 0, settings.disk_reserve_bytes)
     folder = attempts_folder(settings, held.id) / str(held.attempt)
     shutil.rmtree(folder, ignore_errors=True)  # an attempt number is given once: what is here is garbage
+    for earlier in folder.parent.glob(f"*/{PICTURES}"):
+        shutil.rmtree(earlier, ignore_errors=True)
     folder.mkdir(parents=True)
     with place.database.read() as session:
         run = session.get_one(Run, held.id)
         version = session.get(DatasetVersion, run.dataset_version_id) if run.dataset_version_id else None
     if version is None:
         raise PicturesUnreadable("The dataset of this run was deleted before the training began.")
-    _write_images(place, version.id, folder / "images.jsonl", keep)
+    listing = _Listing(place, folder, version, keep, tell)
+    listing.write()
     text = json.dumps(_run_json(settings, run, version, held), indent=1, ensure_ascii=False)
     (folder / "run.json").write_text(text, encoding="utf-8")
     return folder
@@ -79,49 +85,83 @@ def _run_json(settings: Settings, run: Run, version: DatasetVersion, held: Claim
     }
 
 
-def _write_images(place: Workplace, version_id: str, target: Path, keep: Callable[[], None]) -> None:
-    with place.database.read() as session, target.open("w", encoding="utf-8") as out:
-        rows = _rows(session, version_id)
-        while chunk := list(islice(rows, CHUNK)):
-            lines = [json.dumps(_line(place.storage, row), ensure_ascii=False) for row in chunk]
-            out.write("\n".join(lines) + "\n")
-            keep()
+class _Listing:
+    """Writes `images.jsonl`; fetches many pictures at once where the storage is elsewhere."""
 
+    def __init__(
+        self,
+        place: Workplace,
+        folder: Path,
+        version: DatasetVersion,
+        keep: Callable[[], None],
+        tell: Callable[[int, int], None],
+    ) -> None:
+        self._place = place
+        self._folder = folder
+        self._version = version
+        self._keep = keep
+        self._tell = tell
 
-def _rows(session: Session, version_id: str) -> Iterator[Any]:
-    wanted = (
-        select(
-            VersionImage.image_id,
-            Image.sha256,
-            VersionImage.label,
-            VersionImage.split,
-            VersionImage.group,
-            VersionImage.filename,
+    def write(self) -> None:
+        """Every line, in the order of the version."""
+        pool = ThreadPoolExecutor(self._place.storage.parallel, thread_name_prefix="fetch")
+        done, last = 0, -1
+        try:
+            with (self._folder / "images.jsonl").open("w", encoding="utf-8") as out:
+                while rows := self._rows(last):
+                    for line in [pool.submit(self._line, row) for row in rows]:
+                        self._wait_for(line, done)
+                        out.write(line.result() + "\n")
+                        done += 1
+                    last = rows[-1].ordinal
+                    self._keep()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _wait_for(self, line: Future[str], done: int) -> None:
+        while not line.done():
+            wait([line], timeout=0.5)
+            self._keep()
+            self._tell(done, self._version.image_count)
+
+    def _rows(self, last: int) -> Sequence[Any]:
+        """The next rows after an ordinal; no session is open while they are fetched."""
+        wanted = (
+            select(
+                VersionImage.ordinal,
+                VersionImage.image_id,
+                Image.sha256,
+                VersionImage.label,
+                VersionImage.split,
+                VersionImage.group,
+                VersionImage.filename,
+            )
+            .join(Image, Image.id == VersionImage.image_id)
+            .where(VersionImage.version_id == self._version.id, VersionImage.ordinal > last)
+            .order_by(VersionImage.ordinal)
+            .limit(CHUNK)
         )
-        .join(Image, Image.id == VersionImage.image_id)
-        .where(VersionImage.version_id == version_id)
-        .order_by(VersionImage.ordinal)
-        .execution_options(yield_per=CHUNK)
-    )
-    return iter(session.execute(wanted))
+        with self._place.database.read() as session:
+            return session.execute(wanted).all()
 
-
-def _line(storage: Storage, row: Any) -> dict[str, Any]:
-    path = storage.path(blob_key(row.sha256))
-    if not path.is_file():
-        raise PicturesUnreadable(
-            f'The picture "{row.filename}" of the dataset is not in the storage any more. '
-            "Upload it again, or train on another dataset version."
-        )
-    return {
-        "image_id": row.image_id,
-        "sha256": row.sha256,
-        "path": os.fspath(path),
-        "label": row.label,
-        "split": row.split.value,
-        "group": row.group,
-        "filename": row.filename,
-    }
+    def _line(self, row: Any) -> str:
+        try:
+            path = self._place.storage.keep(blob_key(row.sha256), self._folder / PICTURES)
+        except NotFound as error:
+            raise PicturesUnreadable(
+                f'The picture "{row.filename}" of the dataset is missing. {error.message} '
+                "Upload it again, or train on another dataset version."
+            ) from error
+        line = {
+            "image_id": row.image_id,
+            "sha256": row.sha256,
+            "path": os.fspath(path),
+            "label": row.label,
+            "split": row.split.value,
+            "group": row.group,
+            "filename": row.filename,
+        }
+        return json.dumps(line, ensure_ascii=False)
 
 
 def clear_up(settings: Settings, run_id: str) -> None:

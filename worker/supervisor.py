@@ -38,7 +38,7 @@ FOR_GOOD = frozenset({"config", "data", "weights", "disk_full", "export"})  # tr
 
 
 class Stopped(Exception):
-    """This worker was asked to stop before the trainer had begun."""
+    """This worker was asked to stop, or the run was cancelled, before the trainer had begun."""
 
 
 class Supervisor:
@@ -71,6 +71,7 @@ class Attempt:
         self._spare = spare
         self._hold = Hold(place, held)
         self._trainer: TrainerProcess | None = None
+        self._told = time.monotonic()
 
     def run(self) -> None:
         """Train, and write down how it ended. Only what nobody foresaw is raised, after it was recorded as a crash."""
@@ -108,6 +109,8 @@ class Attempt:
         except DiskFull as error:
             return self._fail("disk_full", error.message)
         except Stopped:
+            if self._hold.cancelled:
+                return self._finish(lambda session: finish_cancelled(session, held))
             return self._finish(lambda session: give_back(session, held, "Queued again: the worker was stopped"))
         known = self._hold.write(lambda session: known_epochs(session, held.id), announce=False)
         relay = Relay(self._hold, folder, known)
@@ -120,12 +123,20 @@ class Attempt:
         values = {"started_at": func.coalesce(Run.started_at, utc_now())}
         report = Report(progress={"phase": "prepare", "message": "Preparing"}, columns=values)
         self._hold.write(lambda session: record(session, self._hold.claim, report))
-        return prepare_folder(self._place, self._hold.claim, self._keep_or_stop)
+        return prepare_folder(self._place, self._hold.claim, self._keep_or_stop, self._tell_of_pictures)
 
     def _keep_or_stop(self) -> None:
         self._hold.keep()
-        if self._place.stopping:
+        if self._place.stopping or self._hold.cancelled:
             raise Stopped
+
+    def _tell_of_pictures(self, done: int, count: int) -> None:
+        """Progress while pictures come from the storage, at most once a second."""
+        if time.monotonic() - self._told < 1.0:
+            return
+        self._told = time.monotonic()
+        progress = {"phase": "prepare", "message": "Fetching pictures", "step": done, "steps_total": count}
+        self._hold.write(lambda session: record(session, self._hold.claim, Report(progress=progress)))
 
     def _follow(self, trainer: TrainerProcess, relay: Relay) -> int:
         """Relay until the trainer has ended; its exit code."""

@@ -14,8 +14,7 @@ from app.dependencies import Person, ReadSession, SettingsOf, TheHouse, WriteSes
 from app.presenting import API, dataset_out, image_out, upload_out, version_out
 from core import catalog, datasets
 from core.database import after_commit
-from core.errors import NotFound
-from core.storage import Storage, blob_key, thumbnail_key
+from core.storage import blob_key, thumbnail_key
 from core.tables import Dataset, Upload, utc_now
 from core.uploads import incoming_folder
 
@@ -129,7 +128,7 @@ def list_images(
 def thumbnail(image_id: str, session: ReadSession, person: Person, house: TheHouse) -> FileResponse:
     """The small picture; never a byte of the original."""
     image = catalog.find_image(session, person.id, image_id)
-    path = _stored(house.storage, thumbnail_key(image.sha256))
+    path = house.storage.local(thumbnail_key(image.sha256))
     return FileResponse(path, media_type="image/webp", headers=KEEP_FOR_EVER)
 
 
@@ -141,12 +140,6 @@ def thumbnail(image_id: str, session: ReadSession, person: Person, house: TheHou
 def original(image_id: str, session: ReadSession, person: Person, house: TheHouse) -> FileResponse:
     """The original, as a download only."""
     image = catalog.find_image(session, person.id, image_id)
-    path = _stored(house.storage, blob_key(image.sha256))
+    path = house.storage.local(blob_key(image.sha256))
     name = f"{image.sha256[:16]}.{image.format.lower()}"
     return FileResponse(path, media_type="application/octet-stream", filename=name, headers=KEEP_FOR_EVER)
-
-
-def _stored(storage: Storage, key: str) -> str:
-    if not storage.has(key):
-        raise NotFound("The file is not in the storage any more.")
-    return str(storage.path(key))

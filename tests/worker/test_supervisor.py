@@ -14,7 +14,7 @@ from sqlalchemy import select, update
 
 from core.config import Settings
 from core.leases import RUN_LIFE, claim, expire, expired
-from core.storage import Storage
+from core.storage import FolderStorage
 from core.tables import Export, LogLine, Metric, Prediction, Run, RunStatus, TrainedModel
 from tests.worker.tiny_dataset import blob_paths, queue_run
 from worker import supervisor as supervisor_module
@@ -97,7 +97,7 @@ def test_a_succeeded_trainer_becomes_a_model_with_its_files(place: Workplace, pl
         assert len(session.scalars(select(Prediction)).all()) == 8
     assert model.storage_key == f"models/{run.id}-1"
     assert export.storage_key is not None
-    assert place.storage.path(export.storage_key).read_bytes() == b"zip"
+    assert place.storage.local(export.storage_key).read_bytes() == b"zip"
     assert place.storage.has(f"{model.storage_key}/saved_model/saved_model.pb")
     left = {path.name for path in (attempts_folder(place.settings, run.id) / "1").iterdir()}
     assert left == {"run.json", "images.jsonl", "result.json", "evaluation.json", "layers.json", "predictions.jsonl"}
@@ -257,7 +257,8 @@ def test_a_disk_that_becomes_full_is_a_sentence(place: Workplace, play: Play, mo
 
     monkeypatch.setattr(place.storage, "put", put)
     monkeypatch.setattr(
-        "tests.worker.tiny_dataset.open_storage", lambda settings: Storage(settings.storage_folder, reserve_bytes=0)
+        "tests.worker.tiny_dataset.open_storage",
+        lambda settings: FolderStorage(settings.storage_folder, reserve_bytes=0),
     )
     run = play("succeed,exit=0")
     assert run.failure is not None

@@ -36,7 +36,6 @@ from worker.training.pictures import PictureLimits
 _log = logging.getLogger(__name__)
 ROWS_AT_ONCE = 200
 SECONDS_AT_MOST = 1.0  # between two writes of progress
-_WRITERS = 4  # threads that store blobs: each waits for the disk most of the time
 
 
 def ingest_next(
@@ -184,7 +183,7 @@ class Ingest:
         processes = self._settings.ingest_processes or self._settings.cores
         batch: list[tuple[Job, Future[None]]] = []
         written_at = time.monotonic()
-        with Checkers(processes, limits) as checkers, ThreadPoolExecutor(_WRITERS) as writers:
+        with Checkers(processes, limits) as checkers, ThreadPoolExecutor(self._storage.parallel) as writers:
             for job in checkers.check(contents.jobs(self._progress.done, self._spool)):
                 held.check()
                 batch.append((job, writers.submit(self._store, job)))

@@ -91,10 +91,10 @@ def test_blobs_and_thumbnails_are_stored_and_the_received_bytes_are_not_kept(
         images = list(session.scalars(select(Image)))
     assert len(images) == 8
     for image in images:
-        assert storage.path(blob_key(image.sha256)).read_bytes() in FLOWERS.values()
-        assert storage.path(thumbnail_key(image.sha256)).read_bytes().startswith(b"RIFF")
+        assert storage.local(blob_key(image.sha256)).read_bytes() in FLOWERS.values()
+        assert storage.local(thumbnail_key(image.sha256)).read_bytes().startswith(b"RIFF")
         assert (image.width, image.height, image.format) == (24, 16, "PNG")
-        assert image.size_bytes == storage.path(blob_key(image.sha256)).stat().st_size
+        assert image.size_bytes == storage.local(blob_key(image.sha256)).stat().st_size
     assert not incoming_folder(settings, upload.id).exists()
 
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from core.errors import NotFound
-from core.storage import Storage
+from core.storage import FolderStorage
 from worker.prediction import models
 from worker.prediction.models import ModelShelf, as_rows, batches, loaded_bytes, verdict
 
@@ -35,15 +35,15 @@ def pictures(*sizes: tuple[int, int]) -> list[np.ndarray]:
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> Storage:
+def storage(tmp_path: Path) -> FolderStorage:
     """A storage with two models, `models/a` and `models/b`."""
-    made = Storage(tmp_path, reserve_bytes=0)
+    made = FolderStorage(tmp_path, reserve_bytes=0)
     write_model(tmp_path / "models/a/saved_model")
     write_model(tmp_path / "models/b/saved_model", weight=0.02)
     return made
 
 
-def test_answers_equal_those_of_the_saved_model_in_order(storage: Storage) -> None:
+def test_answers_equal_those_of_the_saved_model_in_order(storage: FolderStorage) -> None:
     asked = pictures((8, 9), (5, 5), (8, 9), (3, 30))
     found = ModelShelf(storage, 10**9).get("models/a").probabilities(asked)
     alone = tf.saved_model.load(str(storage.folder / "models/a/saved_model")).signatures["serving_default"]
@@ -52,7 +52,7 @@ def test_answers_equal_those_of_the_saved_model_in_order(storage: Storage) -> No
         np.testing.assert_allclose(probabilities, expected, atol=1e-6, rtol=0)
 
 
-def test_a_model_stays_loaded_and_the_one_unused_for_longest_makes_room(storage: Storage) -> None:
+def test_a_model_stays_loaded_and_the_one_unused_for_longest_makes_room(storage: FolderStorage) -> None:
     shelf = ModelShelf(storage, 10**9)
     first = shelf.get("models/a")
     assert shelf.get("models/a") is first
@@ -62,12 +62,12 @@ def test_a_model_stays_loaded_and_the_one_unused_for_longest_makes_room(storage:
     assert small.keys == ["models/b"]
 
 
-def test_a_model_larger_than_the_limit_is_served_all_the_same(storage: Storage) -> None:
+def test_a_model_larger_than_the_limit_is_served_all_the_same(storage: FolderStorage) -> None:
     shelf = ModelShelf(storage, 1)
     assert len(shelf.get("models/a").probabilities(pictures((4, 4)))) == 1
 
 
-def test_a_deleted_model_is_not_answered_from_memory(storage: Storage) -> None:
+def test_a_deleted_model_is_not_answered_from_memory(storage: FolderStorage) -> None:
     shelf = ModelShelf(storage, 10**9)
     shelf.get("models/a")
     storage.delete("models/a")

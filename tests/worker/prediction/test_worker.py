@@ -68,6 +68,7 @@ def test_a_bad_picture_has_a_sentence_and_the_others_their_classes(worker: Predi
 
 def test_a_deleted_model_and_an_unknown_question_have_a_sentence(worker: PredictionWorker) -> None:
     assert "deleted" in worker.answer({**QUESTION, "storage_key": "models/none"}, [red_picture()])["error"]
+    assert "predict, augment" in worker.answer({"kind": "sing"}, [])["error"]
     assert "Received: 'sing'" in worker.answer({"kind": "sing"}, [])["error"]
 
 
