@@ -31,7 +31,9 @@ def wished_config(preset: str | None, changes: Mapping[str, Any] | None, *, wher
     try:
         return parse_config(merged(base, changes or {}))
     except (ConfigInvalid, NotServed) as error:
-        problems = tuple(FieldProblem(f"{where}.{one.field}", one.message, one.received) for one in error.problems)
+        problems = tuple(
+            FieldProblem(f"{where}.{one.field}".lstrip("."), one.message, one.received) for one in error.problems
+        )
         raise type(error)(error.message, problems=problems) from error
 
 

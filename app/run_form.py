@@ -1,4 +1,4 @@
-"""The form of a new run: fields read off the schema of TrainingConfig, so that ranges and help stand in one place.
+"""The form of a new run: every field of TrainingConfig (`core.config_fields`), so that ranges and help stand in one place.
 
 A preset is taken as it is. "Own settings" start from a base (a preset, or an earlier run) and the fields below change it. Form names are
 dotted paths; a phase is named by its kind (`frozen.epochs`), because switching one off shifts the indices of the others.
@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.backbones import BACKBONES, weights_cached
+from core.config_fields import ConfigField, fields_of_phase, fields_of_run, plain
 from core.errors import FieldProblem
 from core.presets import PRESETS
-from core.training_config import TrainingConfig
 
 OWN = "own"
 BASE_PRESET = "standard"
 PHASES = ("frozen", "fine_tune")
+_PAIRS = ("image_size", "augmentation.shift")  # one number stands for both
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class FormField:
         help: one line below it.
         least, most: range of a number as text, empty without one.
         options: (value, words) of a select.
+        rare: True when it stands under "More".
     """
 
     name: str
@@ -38,6 +40,7 @@ class FormField:
     least: str = ""
     most: str = ""
     options: Sequence[tuple[str, str]] = ()
+    rare: bool = False
 
     @property
     def id(self) -> str:
@@ -55,8 +58,6 @@ class Section:
     fields: Sequence[FormField]
 
 
-_SCHEMA: dict[str, Any] = TrainingConfig.model_json_schema()
-_PARTS = {"frozen": "FrozenPhase", "fine_tune": "FineTunePhase"}
 _WORDS = {
     "avg": "average",
     "max": "maximum",
@@ -70,44 +71,37 @@ _WORDS = {
     "inverse_time": "inverse time",
     "validation": "better phase on validation",
     "last": "last",
+    "relu": "ReLU",
+    "gelu": "GELU",
+    "selu": "SELU",
 }
-
-
-def _resolved(schema: Mapping[str, Any]) -> dict[str, Any]:
-    found = dict(schema)
-    while "$ref" in found:
-        target = _SCHEMA["$defs"][found["$ref"].rsplit("/", 1)[1]]
-        found = {**target, **{key: value for key, value in found.items() if key != "$ref"}}
-    return found
-
-
-def _schema_of(path: str) -> dict[str, Any]:
-    parts = path.split(".")
-    here = _SCHEMA["$defs"][_PARTS[parts.pop(0)]] if parts[0] in _PARTS else _SCHEMA
-    for part in parts:
-        here = _resolved(here["properties"][part])
-        arms = [_resolved(arm) for arm in here.get("anyOf", []) if arm.get("type") != "null"]
-        if arms and "properties" not in here:
-            here = {**arms[0], **{key: value for key, value in here.items() if key != "anyOf"}}
-    return here
-
-
-def _field(
-    path: str, label: str, *, options: Sequence[tuple[str, str]] = (), kind: str = "", text: str = ""
-) -> FormField:
-    schema = _schema_of(path)
-    choices = options or [(value, _WORDS.get(value, value)) for value in schema.get("enum", [])]
-    kinds = {"boolean": "check", "integer": "number", "number": "number"}
-    found = kind or ("select" if choices else kinds.get(schema.get("type", ""), "text"))
-    least = _plain(schema.get("minimum", schema.get("exclusiveMinimum", "")))
-    most = _plain(schema.get("maximum", schema.get("exclusiveMaximum", "")))
-    return FormField(path, label, found, text or schema.get("description", ""), least, most, choices)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}".replace("e-0", "e-")
-    return str(value)
+# better names than the config's own; what is missing here is called by its own name
+_LABELS = {
+    "weights": "Start from",
+    "select": "Which phase becomes the model",
+    "precision": "Arithmetic",
+    "head.binary": "one sigmoid unit",
+    "augmentation.horizontal_flip": "left and right",
+    "augmentation.vertical_flip": "up and down",
+    "augmentation.rotation_degrees": "Rotation, degrees",
+    "augmentation.shear_degrees": "Shear, degrees",
+    "augmentation.fill_mode": "Edges",
+    "ema_decay": "Weight average",
+    "keep": "Weights to keep",
+    "optimizer.name": "Optimizer",
+    "schedule.name": "Schedule",
+    "schedule.warmup_epochs": "Warm-up epochs",
+    "early_stopping.patience": "Patience",
+    "unfreeze_from": "Thaw from",
+}
+# seldom touched: these stand under "More"
+_RARE = frozenset(
+    {
+        *("cut_layer", "head.activation", "head.binary", "precision", "class_weights", "label_smoothing", "select"),
+        *("augmentation.shear_degrees", "steps_per_epoch", "ema_decay", "keep", "optimizer.momentum"),
+        *("optimizer.weight_decay", "schedule.decay_rate", "schedule.warmup_epochs"),
+    }
+)
 
 
 def _count(parameters: int) -> str:
@@ -122,58 +116,42 @@ def _backbone_options() -> list[tuple[str, str]]:
     return found
 
 
-def sections() -> list[Section]:
-    """Every section of the panel, in order."""
-    weights = [("imagenet", "ImageNet"), ("none", "nothing (from scratch)")]
-    network = [
-        _field("backbone", "Backbone", options=_backbone_options()),
-        _field("weights", "Start from", options=weights),
-        _field("image_size", "Image size", kind="text", text="Height and width the network sees, 16 to 1024 pixels."),
-        _field("resize", "Resize"),
-        _field("head.pooling", "Pooling"),
-        _field(
-            "head.hidden_units", "Hidden units", kind="text", text="Whole numbers with commas, at most four; or empty."
-        ),
-        _field("head.dropout", "Dropout"),
-        _field("batch_size", "Batch size"),
-        _field("seed", "Seed"),
-        _field("label_smoothing", "Label smoothing"),
-        _field("class_weights", "Class weights"),
-        _field("select", "Which phase becomes the model"),
-    ]
-    augmentation = [
-        _field("augmentation.horizontal_flip", "left and right"),
-        _field("augmentation.vertical_flip", "up and down"),
-        _field("augmentation.rotation_degrees", "Rotation, degrees"),
-        _field("augmentation.zoom", "Zoom"),
-        _field("augmentation.brightness", "Brightness"),
-        _field("augmentation.contrast", "Contrast"),
-        _field("augmentation.fill_mode", "Edges"),
-    ]
-    return [
+def _field(one: ConfigField) -> FormField:
+    kind, _, rest = one.path.partition(".")
+    short = rest if kind in PHASES else one.path
+    options = [(value, _WORDS.get(value, value)) for value in one.choices]
+    if one.path == "backbone":
+        options = _backbone_options()
+    elif one.path == "weights":
+        options = [("imagenet", "ImageNet"), ("none", "nothing (from scratch)")]
+    kinds = {"boolean": "check", "integer": "number", "number": "number"}
+    text = one.help.replace("null:", "empty:")
+    if one.kind == "list":
+        text += " Numbers with commas."
+    return FormField(
+        name=one.path,
+        label=_LABELS.get(short, one.title),
+        kind="select" if options else kinds.get(one.kind, "text"),
+        help=text,
+        least="" if one.least is None else plain(one.least),
+        most="" if one.most is None else plain(one.most),
+        options=options,
+        rare=short in _RARE,
+    )
+
+
+def sections() -> tuple[Section, ...]:
+    """Every section of the panel, in order: between them, every field of the config."""
+    run = [_field(one) for one in fields_of_run()]
+    augmentation = [one for one in run if one.name.startswith("augmentation.")]
+    network = [one for one in run if one not in augmentation]
+    phases = {kind: [_field(one) for one in fields_of_phase(kind)] for kind in PHASES}
+    return (
         Section("network", "Network", "", network),
-        Section("frozen", "Frozen phase", "frozen", _phase_fields("frozen")),
-        Section("fine_tune", "Fine-tune phase", "fine_tune", _phase_fields("fine_tune")),
+        Section("frozen", "Frozen phase", "frozen", phases["frozen"]),
+        Section("fine_tune", "Fine-tune phase", "fine_tune", phases["fine_tune"]),
         Section("augmentation", "Augmentation", "", augmentation),
-    ]
-
-
-def _phase_fields(kind: str) -> list[FormField]:
-    fields = [
-        _field(f"{kind}.epochs", "Epochs"),
-        _field(f"{kind}.optimizer.learning_rate", "Learning rate"),
-        _field(f"{kind}.optimizer.name", "Optimizer", text="What turns gradients into steps."),
-        _field(f"{kind}.features", "Features"),
-        _field(f"{kind}.views", "Views"),
-        _field(f"{kind}.schedule.name", "Schedule"),
-        _field(
-            f"{kind}.early_stopping.patience", "Patience", text="Epochs without gain before it stops; empty: never."
-        ),
-    ]
-    if kind == "fine_tune":
-        layer = "First layer that learns, a share such as 0.3 for the top, or empty for the whole backbone."
-        fields.insert(2, _field(f"{kind}.unfreeze_from", "Thaw from", kind="text", text=layer))
-    return fields
+    )
 
 
 def form_values(config: Mapping[str, Any]) -> dict[str, str]:
@@ -254,7 +232,9 @@ def _value(field: FormField, text: str) -> Any:
     if field.kind == "check":
         return bool(text)
     if field.name == "image_size":
-        numbers = [_number(part) for part in text.replace("\N{MULTIPLICATION SIGN}", ",").replace("x", ",").split(",")]
+        text = text.replace("\N{MULTIPLICATION SIGN}", ",").replace("x", ",")
+    if field.name in _PAIRS:
+        numbers = [_number(part.strip()) for part in text.split(",")]
         return numbers * 2 if len(numbers) == 1 else numbers
     if field.name == "head.hidden_units":
         return [_number(part.strip()) for part in text.split(",") if part.strip()]
@@ -263,7 +243,7 @@ def _value(field: FormField, text: str) -> Any:
         return None if not text else {"fraction": share} if isinstance(share, int | float) else text
     if field.kind == "number":
         return None if not text else _number(text)
-    return text
+    return text or None if field.kind == "text" else text
 
 
 def _number(text: str) -> Any:

@@ -278,6 +278,21 @@ def find_image(session: Session, owner_id: str, image_id: str) -> Image:
     return image
 
 
+def picture_by_turn(session: Session, version: DatasetVersion, turn: int) -> VersionImage:
+    """A training picture of a version with its `.image`: another one for the next turn, the same one for the same turn.
+
+    Raises:
+        NotFound: the version has no training picture.
+    """
+    start = int(turn * 0.618034 % 1.0 * version.image_count)  # the golden ratio: far from those before it
+    train = select(VersionImage).where(VersionImage.version_id == version.id, VersionImage.split == Split.TRAIN)
+    train = train.options(joinedload(VersionImage.image)).order_by(VersionImage.ordinal).limit(1)
+    place = session.scalar(train.where(VersionImage.ordinal >= start)) or session.scalar(train)
+    if place is None:
+        raise NotFound("This dataset version has no training pictures.")
+    return place
+
+
 def images_by_id(session: Session, version_id: str | None, image_ids: Sequence[str]) -> dict[str, VersionImage]:
     """The places of these pictures (of one page) in a version, with `.image` loaded, by picture id."""
     query = select(VersionImage).where(VersionImage.version_id == version_id, VersionImage.image_id.in_(image_ids))

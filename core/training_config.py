@@ -37,7 +37,9 @@ class Head(Part):
 
     pooling: Literal["avg", "max", "flatten"] = Field("avg", description="How the feature map becomes one vector.")
     hidden_units: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = Field(
-        (), max_length=4, description="Units of dense layers between pooling and the answer."
+        (),
+        max_length=4,
+        description="Units of dense layers between pooling and the answer, at most four of them; none: the answer alone.",
     )
     activation: Literal["relu", "gelu", "tanh", "selu", "swish"] = Field(
         "relu", description="Activation of the hidden layers."
@@ -74,7 +76,8 @@ class Optimizer(Part):
     """What turns gradients into steps."""
 
     name: Literal["adam", "adamw", "sgd", "rmsprop", "lbfgs"] = Field(
-        "adam", description="lbfgs: L2 logistic regression on cached features, linear head only."
+        "adam",
+        description="What turns gradients into steps; lbfgs: L2 logistic regression on cached features, linear head only.",
     )
     learning_rate: LearningRate = Field(0.001, description="Step size (unused by lbfgs).")
     momentum: float = Field(0.0, ge=0.0, lt=1.0, description="Momentum (sgd and rmsprop).")
@@ -92,7 +95,9 @@ class Schedule(Part):
 class EarlyStopping(Part):
     """Stop a phase when validation loss no longer falls."""
 
-    patience: int = Field(5, ge=1, le=1000, description="Epochs without a better validation loss before stopping.")
+    patience: int = Field(
+        5, ge=1, le=1000, description="Epochs without a better validation loss before it stops; null: never."
+    )
 
 
 class PhaseBase(Part):
@@ -133,7 +138,7 @@ class FineTunePhase(PhaseBase):
 
     kind: Literal["fine_tune"] = "fine_tune"
     unfreeze_from: str | Fraction | None = Field(
-        None, description="First layer that learns; null: the whole backbone; {fraction: f}: the top share."
+        None, description="First layer that learns; a share such as 0.3 for the top; null: the whole backbone."
     )
 
 

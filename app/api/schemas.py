@@ -347,6 +347,22 @@ class RunIn(Given):
     repeats: int = Field(1, description="1 to 50 runs of one group, with rising seeds.")
 
 
+class PreviewIn(Given):
+    """Random changes of one picture; `image_size` gives the aspect of what comes back (at most 192 pixels a side)."""
+
+    image_id: Annotated[Text, Field(max_length=64)]
+    augmentation: dict[str, Any] = Field({}, description="Fields of `augmentation` of a TrainingConfig.")
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 0
+    resize: Literal["crop", "pad", "squash"] = "crop"
+    image_size: tuple[Annotated[int, Field(ge=16, le=1024)], Annotated[int, Field(ge=16, le=1024)]] = (224, 224)
+
+
+class PreviewOut(BaseModel):
+    """Nine variants, each a PNG as a data URL."""
+
+    pictures: list[str]
+
+
 class RunPatch(Given):
     """Changes to a run."""
 

@@ -6,16 +6,18 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from app.dependencies import Person, ReadSession, TheHouse, WriteSession
+from app.dependencies import House, Person, ReadSession, TheHouse, WriteSession
 from app.pages.forms import Fields, see_other
+from app.previewing import PreviewWish, preview
 from app.run_form import BASE_PRESET, OWN, PHASES, Section, form_values, problems_by_name, read_form, sections
 from app.templating import View, render
 from core.backbones import BACKBONES
-from core.catalog import Wish, latest_versions, list_datasets
+from core.catalog import Wish, latest_versions, list_datasets, picture_by_turn
 from core.datasets import find_dataset, find_version
-from core.errors import FieldProblem, InputInvalid, NotFound
+from core.errors import FieldProblem, InputInvalid, NotFound, WorkersAway
 from core.presets import PRESETS, Preset
 from core.runs import MOST_REPEATS, NewRun, create_runs, find_run
 from core.tables import Dataset, DatasetVersion, Split
@@ -51,6 +53,20 @@ class NewRunView(View):
     repeats: str
     most_repeats: int
     problems: Mapping[str, str] = field(default_factory=dict)
+    # the preview comes once the panel is opened: what its partial needs until then
+    pictures: Sequence[str] = ()
+    sentence: str = "Drawing nine variants …"
+
+
+@dataclass(frozen=True)
+class PreviewView(View):
+    """Nine augmented variants of a training picture, or the sentence that says why there are none."""
+
+    template = "runs/_preview.html"
+    pictures: Sequence[str] = ()
+    filename: str = ""
+    size: tuple[int, int] = (0, 0)
+    sentence: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,6 +176,31 @@ def create(request: Request, session: WriteSession, person: Person, house: TheHo
     except InputInvalid as error:
         return _again(request, session, version, form, problems_by_name(error.problems, kinds))
     return see_other(f"/runs/{runs[0].id}" if len(runs) == 1 else f"/runs?group_id={runs[0].group_id}")
+
+
+@router.post("/runs/preview")
+async def show_preview(request: Request, person: Person, house: TheHouse, form: Fields) -> Response:
+    """What the form's augmentation makes of one training picture; the form's script asks for it."""
+    try:
+        wish, filename = await run_in_threadpool(_preview_wish, house, person.id, form)
+        view = PreviewView(await preview(house, wish), filename, wish.image_size)
+    except InputInvalid as error:
+        view = PreviewView(sentence=error.message)
+    except WorkersAway as error:
+        view = PreviewView(sentence=f"No preview now: {error.message}")
+    return await run_in_threadpool(render, request, view)
+
+
+def _preview_wish(house: House, owner_id: str, form: Mapping[str, str]) -> tuple[PreviewWish, str]:
+    base = PRESETS[BASE_PRESET].config.model_dump(mode="json")
+    asked = read_form(base, form).config
+    config = parse_config({**base, **{name: asked[name] for name in ("augmentation", "resize", "image_size")}})
+    turn = int(form["preview_turn"]) if form.get("preview_turn", "").isdecimal() else 0
+    with house.database.read() as session:
+        version = find_version(session, owner_id, form.get("version_id", ""))
+        place = picture_by_turn(session, version, turn % 1_000_003)
+        wish = PreviewWish(place.image.sha256, config.augmentation, config.seed, config.resize, config.image_size)
+    return wish, place.filename
 
 
 def _preset(name: str) -> Preset:

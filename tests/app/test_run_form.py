@@ -3,7 +3,7 @@ import pytest
 from app.run_form import form_values, problems_by_name, read_form, sections
 from core.errors import ConfigInvalid
 from core.presets import PRESETS
-from core.training_config import TrainingConfig, parse_config
+from core.training_config import EarlyStopping, FineTunePhase, FrozenPhase, TrainingConfig, parse_config
 
 STANDARD = PRESETS["standard"].config.model_dump(mode="json")
 
@@ -14,7 +14,7 @@ def test_a_preset_goes_through_the_form_unchanged(preset: str) -> None:
     assert parse_config(read_form(config, form_values(config)).config) == PRESETS[preset].config
 
 
-def test_settings_without_a_field_are_kept_from_the_base() -> None:
+def test_what_the_form_does_not_change_is_kept() -> None:
     values = form_values(STANDARD) | {"fine_tune.epochs": "3"}
     phases = read_form(STANDARD, values).config["phases"]
     assert phases[1]["epochs"] == 3
@@ -48,6 +48,7 @@ def test_an_image_size_is_one_number_or_two(text: str, value: list[int]) -> None
 
 def test_hidden_units_and_patience_may_be_empty() -> None:
     values = form_values(STANDARD) | {"head.hidden_units": " 256,12 ", "frozen.early_stopping.patience": ""}
+    values["frozen.optimizer.name"] = "adam"  # L-BFGS trains a linear head only
     config = parse_config(read_form(STANDARD, values).config)
     assert config.head.hidden_units == (256, 12)
     assert config.phases[0].early_stopping is None
@@ -66,6 +67,11 @@ def test_hidden_units_and_patience_may_be_empty() -> None:
         ("fine_tune.unfreeze_from", "no_such_layer"),
         ("backbone", "resnet9000"),
         ("augmentation.zoom", "2"),
+        ("augmentation.shift", "0.1, 0.2, 0.3"),
+        ("augmentation.shift", "a little"),
+        ("cut_layer", "no_such_layer"),
+        ("frozen.steps_per_epoch", "0"),
+        ("fine_tune.ema_decay", "1"),
         ("fine_tune.early_stopping.patience", "-1"),
     ],
 )
@@ -96,6 +102,56 @@ def test_every_field_has_help_and_numbers_have_their_range() -> None:
         for field in section.fields:
             assert field.help
             assert field.kind != "number" or (field.least and field.most), field.name
+
+
+def leaves(value: object, path: str = "") -> list[str]:
+    """Dotted paths of everything in a config that is no object."""
+    if not isinstance(value, dict):
+        return [path]
+    return [leaf for name, one in value.items() for leaf in leaves(one, f"{path}.{name}" if path else name)]
+
+
+def test_every_leaf_of_a_config_has_a_field_and_no_field_is_without_one() -> None:
+    phases = {
+        "frozen": FrozenPhase(early_stopping=EarlyStopping()),
+        "fine_tune": FineTunePhase(early_stopping=EarlyStopping()),
+    }
+    config = TrainingConfig(phases=tuple(phases.values())).model_dump(mode="json")
+    wanted = set(leaves({name: value for name, value in config.items() if name != "phases"}))
+    for kind, phase in phases.items():
+        wanted |= {f"{kind}.{one}" for one in leaves(phase.model_dump(mode="json")) if one != "kind"}
+    assert {field.name for section in sections() for field in section.fields} == wanted
+
+
+def test_every_field_goes_through_the_form() -> None:
+    changed = form_values(STANDARD) | {
+        "augmentation.shift": "0.1, 0.25",
+        "augmentation.shear_degrees": "12.5",
+        "cut_layer": "b10_add",
+        "head.activation": "gelu",
+        "head.binary": "on",
+        "precision": "float32",
+        "fine_tune.unfreeze_from": "b9_add",
+        "fine_tune.ema_decay": "0.9",
+        "fine_tune.keep": "last",
+        "fine_tune.steps_per_epoch": "7",
+        "fine_tune.optimizer.momentum": "0.9",
+        "fine_tune.schedule.decay_rate": "0.01",
+        "fine_tune.schedule.warmup_epochs": "1.5",
+        "frozen.optimizer.name": "adamw",
+        "frozen.optimizer.weight_decay": "0.02",
+    }
+    config = parse_config(read_form(STANDARD, changed).config)
+    assert form_values(config.model_dump(mode="json")) == changed
+    frozen, tuned = config.phases
+    assert (config.augmentation.shift, config.cut_layer, config.head.binary) == ((0.1, 0.25), "b10_add", True)
+    assert (tuned.ema_decay, tuned.steps_per_epoch, tuned.schedule.warmup_epochs) == (0.9, 7, 1.5)
+    assert (frozen.optimizer.weight_decay, tuned.optimizer.momentum) == (0.02, 0.9)
+
+
+def test_one_number_of_a_shift_stands_for_both() -> None:
+    config = read_form(STANDARD, form_values(STANDARD) | {"augmentation.shift": "0.1"}).config
+    assert config["augmentation"]["shift"] == [0.1, 0.1]
 
 
 def test_ranges_are_those_of_the_config() -> None:

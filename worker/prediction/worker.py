@@ -8,6 +8,7 @@ from typing import Any
 from core.errors import NotFound
 from core.queue import give_answer, redis_client, take_pictures
 from worker.prediction.models import ModelShelf, as_rows
+from worker.prediction.preview import augmented
 from worker.training.pictures import PictureLimits, PictureRefused, Pixels, decode
 from worker.workplace import Workplace
 
@@ -47,24 +48,37 @@ class PredictionWorker:
         """The answer to one question.
 
         Args:
-            question: `{"kind": "predict", "storage_key": ..., "class_names": [...]}`.
+            question: `{"kind": ..., ...}`; what each kind needs and answers stands at its method.
             pictures: encoded pictures, in order.
 
         Returns:
-            `{"predictions": [...]}`, a row or `{"error": sentence}` for each picture, or `{"error": sentence}`.
+            The answer, or `{"error": sentence}`.
         """
-        if question.get("kind") != "predict":
+        kinds = {"predict": self._predict, "augment": self._augment}
+        kind = kinds.get(str(question.get("kind")))
+        if kind is None:
+            allowed = ", ".join(kinds)
             return {
-                "error": f"The prediction worker answers questions of kind predict. Received: {question.get('kind')!r}."
+                "error": f"The prediction worker answers questions of kind {allowed}. Received: {question.get('kind')!r}."
             }
         try:
-            model = self._shelf.get(str(question["storage_key"]))
+            return kind(question, pictures)
         except NotFound as error:
             return {"error": error.message}
+
+    def _predict(self, question: dict[str, Any], pictures: Sequence[bytes]) -> dict[str, Any]:
+        """`{storage_key, class_names}` -> `{"predictions": [...]}`: a row or `{"error": sentence}` for each picture."""
+        model = self._shelf.get(str(question["storage_key"]))
         decoded = [self._decoded(picture) for picture in pictures]
         good = [one for one in decoded if not isinstance(one, str)]
         rows = iter(as_rows(model.probabilities(good), question["class_names"]))
         return {"predictions": [{"error": one} if isinstance(one, str) else next(rows) for one in decoded]}
+
+    def _augment(self, question: dict[str, Any], _: Sequence[bytes]) -> dict[str, Any]:
+        """`{blob_key, image_size, resize, augmentation, seed}` -> `{"pictures": [nine PNG files in base64]}`."""
+        with self._place.storage.open(str(question["blob_key"])) as blob:
+            pixels = self._decoded(blob.read())
+        return {"error": pixels} if isinstance(pixels, str) else {"pictures": augmented(pixels, question)}
 
     def _decoded(self, picture: bytes) -> Pixels | str:
         """Pixels, or the sentence that says why there are none."""

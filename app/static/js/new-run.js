@@ -1,4 +1,4 @@
-// Changing any setting of the panel chooses "Own settings"; choosing them opens the panel.
+// Changing any setting of the panel chooses "Own settings"; choosing them opens the panel. The preview follows the settings.
 export function start(form) {
   const panel = form.querySelector("#own-settings");
   const own = form.querySelector("input[name=preset][value=own]");
@@ -7,4 +7,45 @@ export function start(form) {
   form.addEventListener("submit", () => { form.querySelector("[type=submit]").setAttribute("aria-busy", "true"); });
   addEventListener("pageshow", () => form.querySelector("[type=submit]").removeAttribute("aria-busy"));
   form.querySelector("[aria-invalid=true]")?.focus();
+  startPreview(form, panel, form.querySelector("[data-preview]"));
+}
+
+const SHOWN = (name) => name.startsWith("augmentation.") || ["resize", "image_size", "seed", "preview_turn"].includes(name);
+
+// Nine variants from the server, 300 ms after the last change of something that they show, and only while the panel is open.
+function startPreview(form, panel, box) {
+  const pictures = box.querySelector("[data-preview-pictures]"), turn = box.querySelector("[name=preview_turn]");
+  let shown = null, waiting = null, asking = null;
+  box.hidden = false;
+
+  function look() {
+    clearTimeout(waiting);
+    if (panel.open) waiting = setTimeout(ask, 300);
+  }
+
+  async function ask() {
+    const body = new FormData(form);
+    const wanted = JSON.stringify([...body].filter(([name]) => SHOWN(name)));
+    if (wanted === shown || !form.isConnected) return;
+    asking?.abort();
+    const mine = asking = new AbortController();
+    box.setAttribute("aria-busy", "true");
+    try {
+      const answer = await fetch("/runs/preview", { method: "POST", body, signal: mine.signal });
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      if (!answer.ok) throw new Error(page.querySelector(".lead")?.textContent ?? `the server answered ${answer.status}`);
+      pictures.replaceChildren(...page.body.children);
+      shown = pictures.querySelector("img") ? wanted : null;
+    } catch (error) {
+      if (mine.signal.aborted) return;
+      pictures.textContent = `No preview now: ${error.message}`;
+    }
+    box.removeAttribute("aria-busy");
+  }
+
+  panel.addEventListener("input", look);
+  panel.addEventListener("change", look);
+  panel.addEventListener("toggle", look);
+  box.querySelector("[data-preview-other]").addEventListener("click", () => { turn.value = Number(turn.value) + 1; look(); });
+  look();
 }

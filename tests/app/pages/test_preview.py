@@ -1,0 +1,69 @@
+"""The preview of the new-run page: the form as it stands, drawn nine times."""
+
+import pytest
+from starlette.testclient import TestClient
+
+from app.dependencies import House
+from app.run_form import form_values
+from core import accounts
+from core.catalog import picture_by_turn
+from core.config import Settings
+from core.datasets import find_version
+from core.presets import PRESETS
+from core.tables import Split, User
+from tests.app.answering import answering
+from tests.app.people import Belongings, Caller, belongings
+
+FORM = form_values(PRESETS["standard"].config.model_dump(mode="json"))
+ORIGIN = {"Origin": "http://localhost"}
+
+
+@pytest.fixture
+def owned(house: House, bob: Caller) -> Belongings:
+    """Bob's things."""
+    return belongings(house, bob.user)
+
+
+@pytest.fixture
+def page(house: House, browser: TestClient, bob: Caller, owned: Belongings) -> TestClient:
+    """Bob's browser."""
+    assert owned.version_id
+    with house.database.write() as session:
+        user = session.get_one(User, bob.user.id)
+        browser.cookies.set("thaw_session", accounts.open_browser_session(session, user, days=1))
+    return browser
+
+
+def test_the_form_as_it_stands_is_drawn_nine_times(page: TestClient, owned: Belongings, settings: Settings) -> None:
+    form = FORM | {"version_id": owned.version_id, "augmentation.shift": "0.1, 0.2", "augmentation.shear_degrees": "9"}
+    with answering(settings, lambda _: {"pictures": ["aGk="] * 9}) as asked:
+        answer = page.post("/runs/preview", data=form, headers=ORIGIN)
+    assert answer.text.count("<img") == 9
+    assert "<html" not in answer.text
+    assert (asked[0]["augmentation"]["shift"], asked[0]["augmentation"]["shear_degrees"]) == ([0.1, 0.2], 9)
+
+
+def test_what_is_wrong_elsewhere_in_the_form_does_not_matter(
+    page: TestClient, owned: Belongings, settings: Settings
+) -> None:
+    form = FORM | {"version_id": owned.version_id, "batch_size": "many", "frozen.epochs": ""}
+    with answering(settings, lambda _: {"pictures": ["aGk="] * 9}):
+        assert page.post("/runs/preview", data=form, headers=ORIGIN).text.count("<img") == 9
+
+
+def test_a_wrong_value_and_an_absent_worker_are_sentences(
+    page: TestClient, owned: Belongings, settings: Settings
+) -> None:
+    form = FORM | {"version_id": owned.version_id}
+    assert "Received: 2" in page.post("/runs/preview", data=form | {"augmentation.zoom": "2"}, headers=ORIGIN).text
+    with answering(settings, lambda _: {"error": "The file is gone."}):
+        assert "No preview now: The file is gone." in page.post("/runs/preview", data=form, headers=ORIGIN).text
+
+
+def test_the_next_turn_shows_another_training_picture(house: House, owned: Belongings, bob: Caller) -> None:
+    with house.database.read() as session:
+        version = find_version(session, bob.user.id, owned.version_id)
+        places = [picture_by_turn(session, version, turn) for turn in range(8)]
+    assert {place.split for place in places} == {Split.TRAIN}
+    assert places[0].image_id != places[1].image_id
+    assert len({place.image_id for place in places}) == 6  # all that there are
