@@ -123,7 +123,7 @@ def running_house(folder: Path, **environment: str) -> Iterator[House]:
     command = [sys.executable, "-m", "cli", "serve", "--port", "0", "--no-browser"]
     with (folder / "serve.log").open("wb") as log:
         process = subprocess.Popen(command, env={**inherited, **wanted}, stdout=log, stderr=subprocess.STDOUT)
-    settings = Settings(data_dir=folder)
+    settings = Settings(data_dir=folder, database_url=environment.get("DATABASE_URL"))
     house = House(folder, process, settings, open_database(settings))
     try:
         _greet(house)

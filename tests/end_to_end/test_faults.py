@@ -1,4 +1,4 @@
-"""What is killed, paused or wiped in the middle of a training costs nothing but time: real Valkey, real SQLite, real trainer."""
+"""What is killed, paused or wiped in the middle of a training costs nothing but time: real Valkey, real databases, real trainer."""
 
 import os
 import signal
@@ -12,6 +12,7 @@ import redis
 from sqlalchemy import func, select
 
 from core.tables import Metric, Run, RunStatus, TrainedModel
+from tests.end_to_end.conftest import ON_BOTH_DATABASES, database_of
 from tests.end_to_end.house import House, descendants, running_house, still_alive, wait_until
 from tests.worker.tiny_dataset import TINY, queue_run
 
@@ -35,10 +36,10 @@ LONG = {
 }
 
 
-@pytest.fixture(scope="module")
-def quick_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+@pytest.fixture(scope="module", params=ON_BOTH_DATABASES)
+def quick_house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A server that notices a lost worker within seconds."""
-    with running_house(tmp_path_factory.mktemp("faults"), **SHORT) as running:
+    with running_house(tmp_path_factory.mktemp("faults"), **SHORT, **database_of(request)) as running:
         yield running
 
 
