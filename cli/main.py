@@ -12,8 +12,10 @@ import typer
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from cli import scripting
 from cli.broker import BrokerMissing
 from cli.data_folder import FolderUnusable
+from cli.exits import exit_code_of
 from cli.serve import CannotStart, bound_socket, new_start_link, serve
 from core import accounts
 from core.config import VERSION, Settings, SettingsInvalid, read_settings
@@ -21,15 +23,14 @@ from core.database import Database, open_database
 from core.errors import ThawError
 from core.tables import Scope, User
 from migrations import upgrade
-from worker.celery_app import checked_queues
 from worker.lifeline import PARENT_VARIABLE, die_with_parent
-from worker.process import run_worker
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 token_app = typer.Typer(no_args_is_help=True, help="API tokens.")
 user_app = typer.Typer(no_args_is_help=True, help="People who can sign in.")
 app.add_typer(token_app, name="token")
 app.add_typer(user_app, name="user")
+scripting.register(app)
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on (THAW_HOST).")]
 Port = Annotated[int | None, typer.Option(help="Port; 0 takes a free one (THAW_PORT).")]
@@ -85,6 +86,9 @@ def worker(
     data_dir: DataDir = None,
 ) -> None:
     """Run one worker process (REDIS_URL must be set)."""
+    from worker.celery_app import checked_queues  # noqa: PLC0415 - Celery takes as long to load as everything else together
+    from worker.process import run_worker  # noqa: PLC0415
+
     settings = read_settings(data_dir=data_dir)
     _log_to_stderr(settings)
     names = checked_queues(queues)
@@ -203,7 +207,10 @@ def main() -> None:
         app()
     except (ThawError, SettingsInvalid, CannotStart, FolderUnusable, BrokerMissing) as error:
         print(_sentence(error), file=sys.stderr)  # noqa: T201 - the boundary of the command line
-        raise SystemExit(2) from None
+        raise SystemExit(exit_code_of(error)) from None
+    except BrokenPipeError:  # `thaw runs | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except (SQLAlchemyError, OSError, RuntimeError) as error:
         print(_sentence(error), file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None

@@ -58,6 +58,12 @@ class House:
     client: httpx.Client = field(default_factory=httpx.Client)
 
     @property
+    def environment(self) -> dict[str, str]:
+        """What a command needs in its environment to mean this server's data folder and database."""
+        database = self.settings.database_url
+        return {"THAW_DATA_DIR": str(self.folder), **({"DATABASE_URL": database} if database else {})}
+
+    @property
     def log(self) -> str:
         """What the server has printed."""
         return (self.folder / "serve.log").read_text(encoding="utf-8", errors="replace")
