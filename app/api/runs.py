@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.api.routing import CreatingRoute, Pages, Paging, Sorted, api_router
 from app.api.schemas import (
+    AgainstFirst,
     ComparedRun,
     Comparison,
     EvaluationOut,
@@ -27,6 +28,7 @@ from app.dependencies import Person, ReadSession, SettingsOf, TheHouse, WriteSes
 from app.ordering import wished_config, wished_version
 from app.presenting import API, csv_lines, evaluation_out, log_line_out, metric_out, prediction_out, run_out
 from core import catalog, runs
+from core.comparison import comparable, paired
 from core.database import after_commit
 from core.datasets import checked_name
 from core.errors import Conflict, FieldProblem, InputInvalid
@@ -88,8 +90,13 @@ def compare_runs(
         ComparedRun(run=out, metrics=_metrics(session, run.id), evaluation=_evaluation(session, run))
         for run, out in zip(found, _outs(session, found), strict=True)
     ]
-    same_test = len({run.test_fingerprint for run in found}) == 1
-    return Comparison(items=items, same_test=same_test, changed=changed_paths([run.config for run in found]))
+    against = [(run.id, paired(session, found[0], run)) for run in found[1:]]
+    return Comparison(
+        items=items,
+        same_test=comparable(found),
+        against_first=[AgainstFirst(id=name, verdict=one.verdict, **vars(one)) for name, one in against if one],
+        changed=changed_paths([run.config for run in found]),
+    )
 
 
 def changed_paths(configs: Sequence[Mapping[str, Any]]) -> list[str]:

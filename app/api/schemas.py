@@ -497,11 +497,27 @@ class ComparedRun(BaseModel):
     evaluation: EvaluationOut | None
 
 
+class AgainstFirst(BaseModel):
+    """A run's model against that of the first run, on the same test pictures.
+
+    `gained` and `lost` are pictures that only this one, or only the first, has right; `p_value` is McNemar's exact test; `verdict` is `tie`
+    where the difference may be chance (p at least 0.05).
+    """
+
+    id: str
+    gained: int
+    lost: int
+    count: int
+    p_value: float
+    verdict: Literal["ahead", "behind", "tie"]
+
+
 class Comparison(BaseModel):
-    """Runs side by side. Scores may be compared only where `same_test` is true."""
+    """Runs side by side. Scores may be compared only where `same_test` is true; without it `against_first` is empty."""
 
     items: list[ComparedRun]
     same_test: bool
+    against_first: list[AgainstFirst] = []
     changed: list[str] = Field(description="Dotted paths of the config that differ.")
 
 

@@ -2,14 +2,15 @@
 
 from fastapi import APIRouter
 
-from app.pages import account, datasets, gate, home, models, new_run, runs, sending, system
+from app.pages import account, compare, datasets, gate, home, models, new_run, runs, sending, system
 
-# new_run before runs: /runs/new is not a run's id
+# new_run and compare before runs: /runs/new is not a run's id
 routers: list[APIRouter] = [
     home.router,
     datasets.router,
     sending.router,
     new_run.router,
+    compare.router,
     runs.router,
     models.router,
     system.router,

@@ -104,7 +104,9 @@ def addresses(f: Furnished) -> list[str]:
         f"/runs/new?like={f.cancelled}", f"/runs/new?like={f.done}", "/runs", "/runs?status=failed&sort=name&search=huge",
         "/runs?status=queued&search=nothing-like-it", f"/runs/{f.done}", f"/runs/{f.done}?phase=frozen&true=0&said=1",
         f"/runs/{f.running}", f"/runs/{f.running}/progress", f"/runs/{f.queued}", f"/runs/{f.failed}", f"/runs/{f.cancelled}",
-        f"/runs/{f.done}/delete", "/models", "/models?sort=-test_accuracy", "/models?search=nothing-like-it", f"/models/{f.model}",
+        f"/runs/{f.done}/delete", f"/runs/compare?id={f.done}&id={f.quick}",
+        f"/runs/compare?id={f.quick}&id={f.done}&id={f.running}&pair=BC", f"/runs/compare?id={f.done}&id={f.elsewhere}",
+        "/models", "/models?sort=-test_accuracy", "/models?search=nothing-like-it", f"/models/{f.model}",
         f"/models/{f.model}/delete", "/system", "/account",
     ]  # fmt: skip
 

@@ -33,7 +33,7 @@ export function start(box) {
 }
 
 // uPlot draws on a canvas, so that it needs colours as text: they are read off an element that has the class.
-function colour(name) {
+export function colour(name) {
   const probe = document.createElement("i");
   probe.className = `probe probe--${name}`;
   document.body.append(probe);

@@ -1,5 +1,6 @@
 // Every page's script: starts what the page has. `start` is called again for parts that were swapped in. Imports are static, so that
 // everything listens before the page counts as loaded.
+import { start as startCompare } from "./compare.js";
 import { start as startCurves } from "./curves.js";
 import { start as startNewRun } from "./new-run.js";
 import { start as startPredict } from "./predict.js";
@@ -15,6 +16,7 @@ const PARTS = [
   ["[data-predict]", startPredict],
   ["[data-new-run]", startNewRun],
   ["[data-curves]", startCurves],
+  ["[data-compare]", startCompare],
   ["[data-run]", startRun],
 ];
 

@@ -60,7 +60,7 @@ def test_repeats_make_a_group_of_runs(browser: TestClient, furnished: Furnished)
     answer = browser.post("/runs", data={"version_id": furnished.version, "preset": "quick", "repeats": "3"})
     group = answer.headers["location"].removeprefix("/runs?group_id=")
     assert count(furnished, Run, Run.group_id == group) == 3
-    assert browser.get(answer.headers["location"]).text.count("#3") == 1
+    assert browser.get(answer.headers["location"]).text.count("#3</a>") == 1
 
 
 @pytest.mark.parametrize("repeats", ["0", "51", "many", ""])
@@ -205,7 +205,7 @@ def test_deleting_says_first_what_goes(browser: TestClient, furnished: Furnished
     page = browser.get(f"/models/{furnished.model}/delete").text
     assert "cannot be undone" in page
     assert browser.post(f"/models/{furnished.model}/delete").headers["location"] == "/models"
-    assert count(furnished, TrainedModel) == 0
+    assert count(furnished, TrainedModel, TrainedModel.id == furnished.model) == 0
     page = browser.get(f"/runs/{furnished.done}").text
     assert "Try the model" not in page
     address = f"/datasets/{furnished.rejected_dataset}"
