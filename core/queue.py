@@ -170,11 +170,62 @@ class Queue:
         answer: dict[str, Any] = json.loads(found[1])
         return answer
 
+    def ask_later(self, question: dict[str, Any], patience: float) -> str:
+        """Ask the prediction worker without waiting; `answer_of` the number that comes back tells once it has answered.
+
+        Raises:
+            BrokerAway: the question could not be sent.
+        """
+        number = new_id()
+        self._send("predict", [number, question, time.time() + patience])
+        return number
+
+    def answer_of(self, number: str) -> dict[str, Any] | None:
+        """The answer to a question, for a minute after it came; None before and later."""
+        try:
+            found = self._client.lrange(f"{PREFIX}answer:{number}", 0, 0)
+        except (redis.RedisError, OSError) as error:
+            raise BrokerAway("The broker does not answer now.") from error
+        return json.loads(found[0]) if found else None
+
+    def keep(self, name: str, value: dict[str, Any], seconds: int) -> None:
+        """Note something for a while; losing it costs only that it is asked again.
+
+        Raises:
+            BrokerAway: it could not be noted.
+        """
+        try:
+            keep_note(self._client, name, value, seconds)
+        except (redis.RedisError, OSError) as error:
+            raise BrokerAway("The broker does not answer now.") from error
+
+    def kept(self, name: str) -> dict[str, Any] | None:
+        """What was noted under a name; None when nothing is, or not any more.
+
+        Raises:
+            BrokerAway: nobody knows.
+        """
+        try:
+            return find_note(self._client, name)
+        except (redis.RedisError, OSError) as error:
+            raise BrokerAway("The broker does not answer now.") from error
+
     def close(self) -> None:
         """Stop the thread and drop the connections."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._client.close()
         self._app.close()
+
+
+def keep_note(client: "redis.Redis", name: str, value: dict[str, Any], seconds: int) -> None:
+    """Note something under an expiring key of ours."""
+    client.set(f"{PREFIX}note:{name}", json.dumps(value), ex=seconds)
+
+
+def find_note(client: "redis.Redis", name: str) -> dict[str, Any] | None:
+    """What `keep_note` noted; None when nothing is there."""
+    found = client.get(f"{PREFIX}note:{name}")
+    return json.loads(found) if found else None
 
 
 def take_pictures(client: "redis.Redis", number: str) -> list[bytes]:

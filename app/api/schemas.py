@@ -347,6 +347,26 @@ class RunIn(Given):
     repeats: int = Field(1, description="1 to 50 runs of one group, with rising seeds.")
 
 
+class EstimateIn(Given):
+    """A run that is not queued: how long would it take?"""
+
+    dataset_version_id: Annotated[Text, Field(max_length=64)] | None = None
+    dataset_id: Annotated[Text, Field(max_length=64)] | None = None
+    preset: Annotated[Text, Field(max_length=60)] | None = None
+    config: dict[str, Any] | None = Field(None, description="Fields of a TrainingConfig.")
+
+
+class EstimateOut(BaseModel):
+    """Seconds of a run from its begin; `by_phase`: prepare, phase_0, ..., export, evaluate. Null while it is being measured."""
+
+    id: str
+    status: Literal["measuring", "ready", "failed"]
+    seconds: float | None = None
+    by_phase: dict[str, float] | None = None
+    basis: str | None = None
+    error: str | None = None
+
+
 class PreviewIn(Given):
     """Random changes of one picture; `image_size` gives the aspect of what comes back (at most 192 pixels a side)."""
 

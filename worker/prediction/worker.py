@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from core.errors import NotFound
-from core.queue import give_answer, redis_client, take_pictures
+from core.estimates import SPEEDS_LAST, speeds_name
+from core.queue import find_note, give_answer, keep_note, redis_client, take_pictures
+from core.training_config import TrainingConfig
 from worker.prediction.models import ModelShelf, as_rows
 from worker.prediction.preview import augmented
 from worker.training.pictures import PictureLimits, PictureRefused, Pixels, decode
+from worker.training.timing import measure
 from worker.workplace import Workplace
 
 _log = logging.getLogger(__name__)
@@ -54,7 +57,7 @@ class PredictionWorker:
         Returns:
             The answer, or `{"error": sentence}`.
         """
-        kinds = {"predict": self._predict, "augment": self._augment}
+        kinds = {"predict": self._predict, "augment": self._augment, "estimate": self._estimate}
         kind = kinds.get(str(question.get("kind")))
         if kind is None:
             allowed = ", ".join(kinds)
@@ -76,9 +79,23 @@ class PredictionWorker:
 
     def _augment(self, question: dict[str, Any], _: Sequence[bytes]) -> dict[str, Any]:
         """`{blob_key, image_size, resize, augmentation, seed}` -> `{"pictures": [nine PNG files in base64]}`."""
-        with self._place.storage.open(str(question["blob_key"])) as blob:
-            pixels = self._decoded(blob.read())
+        pixels = self._decoded(self._blob(str(question["blob_key"])))
         return {"error": pixels} if isinstance(pixels, str) else {"pictures": augmented(pixels, question)}
+
+    def _estimate(self, question: dict[str, Any], _: Sequence[bytes]) -> dict[str, Any]:
+        """`{config, classes, key, blob_keys}` -> `{"speeds": ...}`, also noted under the key: measured once, not every time."""
+        name = speeds_name(str(question["key"]))
+        speeds = find_note(self._client, name)
+        if speeds is None:
+            pictures = [self._blob(str(key)) for key in question["blob_keys"]]
+            config = TrainingConfig.model_validate(question["config"])
+            speeds = measure(config, int(question["classes"]), pictures, self._limits)
+            keep_note(self._client, name, speeds, SPEEDS_LAST)
+        return {"speeds": speeds}
+
+    def _blob(self, key: str) -> bytes:
+        with self._place.storage.open(key) as blob:
+            return blob.read()
 
     def _decoded(self, picture: bytes) -> Pixels | str:
         """Pixels, or the sentence that says why there are none."""

@@ -119,7 +119,7 @@ def make_setup(work: Workplace, phase: FrozenPhase | FineTunePhase, index: int) 
     set_trainable(work.network, phase)
     if phase.features == "live":
         return _live(work, phase)
-    frozen, upper = _frozen_part(work.network, phase)
+    frozen, upper = frozen_part(work.network, phase)
     if frozen is None:
         return _live(work, phase)
     setup = _stored(work, phase, index, frozen, upper)
@@ -129,7 +129,7 @@ def make_setup(work: Workplace, phase: FrozenPhase | FineTunePhase, index: int) 
     return setup
 
 
-def _frozen_part(network: Network, phase: FrozenPhase | FineTunePhase) -> tuple[keras.Model | None, keras.Model | None]:
+def frozen_part(network: Network, phase: FrozenPhase | FineTunePhase) -> tuple[keras.Model | None, keras.Model | None]:
     """(what runs once per picture, what is left of the backbone): all of it with the pooling when nothing of it learns."""
     lower: keras.Model | None = network.backbone
     upper: keras.Model | None = None
@@ -164,7 +164,7 @@ def _stored(
         logits: Logits = logits_of(head, head.get_layer("head_pooling").output)
         variables = list(head.trainable_variables)
     else:
-        logits = _through(upper, logits_of(head, head.input), "float32" if fast is None else "mixed_bfloat16")
+        logits = through(upper, logits_of(head, head.input), "float32" if fast is None else "mixed_bfloat16")
         variables = [*upper.trainable_variables, *head.trainable_variables]
     only_view = np.zeros(len(work.positions("validation")), np.int64)
     return Setup(
@@ -221,14 +221,14 @@ def _live(work: Workplace, phase: FrozenPhase | FineTunePhase) -> Setup:
     return Setup(
         PixelMaterial(work.pictures, work.positions("train")),
         PixelMaterial(work.pictures, work.positions("validation")),
-        _through(network.backbone, logits_of(network.head, network.head.input)),
+        through(network.backbone, logits_of(network.head, network.head.input)),
         augment if augments else None,
         [*network.backbone.trainable_variables, *network.head.trainable_variables],
         None,
     )
 
 
-def _through(model: keras.Model, logits: Logits, policy: str = "float32") -> Logits:
+def through(model: keras.Model, logits: Logits, policy: str = "float32") -> Logits:
     """`logits` after `model`, whose BatchNorm statistics never move: it is called as in inference, always.
 
     Args:

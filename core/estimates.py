@@ -1,0 +1,173 @@
+"""How long a run will take: timed steps of this machine times what the run has to do, mended by earlier runs of the same shape.
+
+Nothing here measures: speeds come from the prediction worker (`worker.training.timing`), durations from finished runs.
+"""
+
+import hashlib
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core.errors import ThawError
+from core.tables import DatasetVersion, Run, RunStatus
+from core.training_config import TrainingConfig, parse_config
+
+SPEEDS_LAST = 7 * 24 * 3600  # seconds: then they are measured again
+EARLIER = 20  # runs looked at
+# What no timed step tells, on the machine and at the versions of docs/figures.md; an earlier run of the same shape replaces it.
+EXPORT_TRACES = (
+    3.0  # writing the SavedModel and checking it in a clean process, in times of building and tracing the network
+)
+EXPORT_LEAST = 8.0  # seconds: a clean process imports TensorFlow
+PREPARE_LEAST = 1.0  # seconds: the trainer process begins, TensorFlow is loaded already in a spare
+LOGISTIC_LEAST = 1.0  # seconds: cross-validation of the strength
+LOGISTIC_PICTURE = 0.002  # seconds a training picture, for all strengths and folds
+HEAD_STEP = 2e-5  # seconds a picture: a head on stored features
+JUDGE_SHARE = 0.35  # judging a picture, in steps of training it
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pictures per split, and classes."""
+
+    train: int
+    validation: int
+    test: int
+    classes: int
+
+    @property
+    def all(self) -> int:
+        """All pictures."""
+        return self.train + self.validation + self.test
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds in all and by part (`prepare`, `phase_0`, ..., `export`, `evaluate`), and what they are founded on."""
+
+    seconds: float
+    by_phase: dict[str, float]
+    basis: str
+
+
+def counts_of(version: DatasetVersion) -> Counts:
+    """Pictures per split of a version."""
+    totals = {split: sum(one[split] for one in version.counts.values()) for split in ("train", "validation", "test")}
+    return Counts(**totals, classes=len(version.class_names))
+
+
+def shape_key(config: TrainingConfig, classes: int) -> str:
+    """Equal for runs whose steps cost the same: network, size, batch, what is cached and thawed; not epochs, rates or seeds."""
+    phases = [
+        (
+            phase.kind,
+            phase.features,
+            phase.views > 1,
+            phase.optimizer.name,
+            str(getattr(phase, "unfreeze_from", "")),
+            phase.ema_decay > 0,
+        )
+        for phase in config.phases
+    ]
+    augmentation = config.augmentation.model_dump(mode="json")
+    parts = (config.backbone, config.image_size, config.resize, config.cut_layer, config.head.model_dump(mode="json"))
+    text = json.dumps([*parts, config.batch_size, config.precision, phases, augmentation, classes])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def speeds_name(key: str) -> str:
+    """Under what the speeds of a shape are noted with the broker."""
+    return f"speeds:{key}"
+
+
+def modelled(
+    config: TrainingConfig, counts: Counts, speeds: Mapping[str, Any], *, threads: int, known: bool
+) -> dict[str, float]:
+    """Seconds by part from timed steps alone.
+
+    Args:
+        config: of the run.
+        counts: of its pictures.
+        speeds: as `worker.training.timing.measure` gives them.
+        threads: of the trainer.
+        known: True when an earlier run left these pictures' features in the caches.
+    """
+    reading = 0.0 if known else counts.all * speeds["decode"] / threads
+    parts = {"prepare": PREPARE_LEAST + speeds["build"] + reading}
+    for index, phase in enumerate(config.phases):
+        speed = speeds["phases"][index]
+        train, judged = counts.train, counts.validation
+        if phase.steps_per_epoch is not None:
+            train = min(phase.steps_per_epoch * config.batch_size, 100 * counts.train)
+        views = phase.views if phase.features == "cached" else 0
+        each = speed["extract_view"] if views > 1 else speed["extract"]
+        extracting = 0.0 if known else counts.train * views * each + judged * speed["extract"]
+        if phase.optimizer.name == "lbfgs":
+            learning = LOGISTIC_LEAST + LOGISTIC_PICTURE * counts.train * phase.views
+        else:
+            step = speed["step"] or HEAD_STEP
+            learning = phase.epochs * (train + JUDGE_SHARE * judged) * step
+        parts[f"phase_{index}"] = speed["trace"] + extracting + learning
+    traces = speeds["build"] + max(one["trace"] for one in speeds["phases"])
+    parts["export"] = EXPORT_LEAST + EXPORT_TRACES * traces
+    forward = max((one["extract"] or JUDGE_SHARE * one["step"]) for one in speeds["phases"])
+    kinds = len({phase.kind for phase in config.phases})
+    # the exported graph and, with two kinds of phase, the other network: both in float32
+    parts["evaluate"] = kinds * (traces / 2 + 2 * forward * (counts.test + counts.validation))
+    return parts
+
+
+def estimate(
+    session: Session, version: DatasetVersion, config: TrainingConfig, speeds: Mapping[str, Any], *, threads: int
+) -> Estimate:
+    """Seconds that a run will take once it has begun; each part is mended by what it really took in runs of the same shape."""
+    counts = counts_of(version)
+    earlier = _earlier(session, version.owner_id, shape_key(config, counts.classes))
+    known = any(run.dataset_version_id == version.id for run, _ in earlier)
+    parts = modelled(config, counts, speeds, threads=threads, known=known)
+    ratios = _ratios(earlier, speeds, threads)
+    by_phase = {name: seconds * ratios.get(name, 1.0) for name, seconds in parts.items()}
+    basis = "timed steps on this machine"
+    if earlier:
+        basis += f", and {len(earlier)} earlier {'run' if len(earlier) == 1 else 'runs'} of the same shape"
+    return Estimate(sum(by_phase.values()), by_phase, basis)
+
+
+def _earlier(session: Session, owner_id: str, key: str) -> list[tuple[Run, DatasetVersion]]:
+    """This person's newest runs of the same shape that have succeeded, oldest first."""
+    wanted = (
+        select(Run, DatasetVersion)
+        .join(DatasetVersion, DatasetVersion.id == Run.dataset_version_id)
+        .where(Run.owner_id == owner_id, Run.status == RunStatus.SUCCEEDED)
+        .order_by(Run.id.desc())
+        .limit(EARLIER)
+    )
+    found = [(run, version) for run, version in session.execute(wanted) if "seconds" in run.summary]
+    return [(run, version) for run, version in reversed(found) if _key_of(run, version) == key]
+
+
+def _key_of(run: Run, version: DatasetVersion) -> str | None:
+    try:
+        return shape_key(parse_config(run.config), len(version.class_names))
+    except ThawError:  # settings of an earlier version that this one does not know
+        return None
+
+
+def _ratios(earlier: Sequence[tuple[Run, DatasetVersion]], speeds: Mapping[str, Any], threads: int) -> dict[str, float]:
+    """By part, the median over earlier runs of real seconds to modelled ones."""
+    seen: set[str] = set()
+    ratios: dict[str, list[float]] = {}
+    for run, version in earlier:
+        known = version.id in seen
+        seen.add(version.id)
+        parts = modelled(parse_config(run.config), counts_of(version), speeds, threads=threads, known=known)
+        for name, seconds in parts.items():
+            real = run.summary["seconds"].get(name)
+            if real is not None and seconds > 0:
+                ratios.setdefault(name, []).append(min(5.0, max(0.2, float(real) / seconds)))
+    return {name: statistics.median(values) for name, values in ratios.items()}
