@@ -44,7 +44,7 @@ class Bucket:
         """As variables of a process."""
         return {f"THAW_{name.upper()}": value for name, value in self.settings.items()} | CREDENTIALS
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         """Names of everything that is stored, without the prefix."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name)
         return [one["Key"].removeprefix("thaw/tests/") for page in pages for one in page.get("Contents", ())]

@@ -103,7 +103,7 @@ class TestBucket:
         self, bucket: Bucket, elsewhere: BucketStorage, tmp_path: Path
     ) -> None:
         open_bucket(Settings(data_dir=tmp_path / "here", **bucket.settings)).put(BLOB, PIXELS)
-        assert bucket.keys() == [BLOB]
+        assert bucket.names() == [BLOB]
         copy = elsewhere.local(BLOB)
         bucket.client.delete_object(Bucket=bucket.name, Key=f"thaw/tests/{BLOB}")
         assert elsewhere.local(BLOB) == copy
@@ -124,7 +124,7 @@ class TestBucket:
         for number in range(5):
             elsewhere.put(f"models/1/{number}", b"")
         elsewhere.delete("models/1")
-        assert bucket.keys() == ["outside-the-prefix"]
+        assert bucket.names() == ["outside-the-prefix"]
 
     def test_a_file_kept_for_a_run_outlives_its_copy(self, elsewhere: BucketStorage, tmp_path: Path) -> None:
         elsewhere.put(BLOB, PIXELS)
