@@ -31,11 +31,11 @@ def differences(runs: Sequence[Run]) -> tuple[list[Difference], int]:
     found, same = [], 0
     for name in names:
         phase = _phase_of(name)
-        if phase in absent and name != phase:
-            continue
+        if (phase in absent) != (name == phase):
+            continue  # a phase that all have is compared setting by setting, another one as a whole
         values = [one.get(name, _MISSING) for one in flat]
         if all(value == values[0] for value in values):
-            same += name != phase
+            same += 1
         else:
             found.append(Difference(_label(name, phase, labels), _kind(phase), [_words(value) for value in values]))
     return found, same
@@ -51,7 +51,7 @@ def _settings(run: Run) -> Iterator[tuple[str, Any]]:
         kind = phase["kind"]
         seen[kind] = seen.get(kind, 0) + 1
         name = kind if seen[kind] == 1 else f"{kind} {seen[kind]}"
-        yield name, True
+        yield name, f"{phase['epochs']} epochs"
         for key, value in phase.items():
             if key != "kind":
                 yield from _flat(f"{name}.{key}", value)

@@ -20,8 +20,10 @@ from core.database import Database, database_now
 from core.ids import new_id
 from core.leases import EXPORT_LIFE, LIVES, RUN_LIFE, UPLOAD_LIFE, Life, expire, expired, to_ring, waiting_count
 from core.live import Announcer
+from core.models import empty_bin
 from core.queue import Queue
 from core.runs import lost_sentence
+from core.storage import open_storage
 from core.tables import (
     BrowserSession,
     IdempotencyKey,
@@ -51,6 +53,7 @@ class Sweeper:
         self._database = database
         self._settings = settings
         self._queue = queue
+        self._storage = open_storage(settings)
         self._announcer = Announcer(settings)
         self._me = new_id()
         self._lease_until = 0.0
@@ -147,6 +150,7 @@ class Sweeper:
             session.execute(delete(BrowserSession).where(BrowserSession.expires_at < utc_now()))
             session.execute(delete(StartLink).where(StartLink.expires_at < old))
             session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < old))
+            empty_bin(session, self._storage, old)
             session.execute(delete(WorkerRow).where(WorkerRow.heartbeat_at < database_now() - DEAD_WORKER_SECONDS))
         self._remove_orphans(self._settings.incoming_folder, Upload.id)
         self._remove_orphans(self._settings.runs_folder, Run.id)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, func, select, tuple_
+from sqlalchemy import ColumnElement, Select, String, and_, cast, func, or_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
 
 from core.database import database_now
@@ -38,6 +38,7 @@ from core.tables import (
 DEFAULT_LIMIT = 50
 MOST = 200
 WORKER_ALIVE_SECONDS = 35.0
+RUN_SORTS = ("name", "test_accuracy", "test_macro_f1", "test_loss", "validation_accuracy")
 T = TypeVar("T")
 
 
@@ -89,8 +90,12 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
-def _search(column: InstrumentedAttribute[str], text: str) -> ColumnElement[bool]:
-    return column.ilike(f"%{_escaped(text.strip())}%", escape="\\")
+def _search(table: Any, text: str) -> ColumnElement[bool]:
+    """Rows with this text in their name or in one of their tags."""
+    text = text.strip()
+    stored = json.dumps(text)[1:-1]  # tags are JSON, which has its own way with letters beyond ASCII
+    tags = cast(table.tags, String).ilike(f"%{_escaped(stored)}%", escape="\\")
+    return or_(table.name.ilike(f"%{_escaped(text)}%", escape="\\"), tags)
 
 
 def _paged(
@@ -154,7 +159,7 @@ def list_datasets(session: Session, owner_id: str, wish: Wish) -> Page[Dataset]:
     """A person's datasets; sorts: created_at, name."""
     query = select(Dataset).where(Dataset.owner_id == owner_id)
     if wish.search:
-        query = query.where(_search(Dataset.name, wish.search))
+        query = query.where(_search(Dataset, wish.search))
     return _paged(session, query, Dataset, wish, {"name": Dataset.name})
 
 
@@ -191,8 +196,8 @@ def list_runs(
     status: str | None = None,
     group_id: str | None = None,
 ) -> Page[Run]:
-    """A person's runs; sorts: created_at, name, test_accuracy."""
-    query = select(Run).where(Run.owner_id == owner_id)
+    """A person's runs; sorts: created_at and `RUN_SORTS`."""
+    query = select(Run).where(Run.owner_id == owner_id, Run.deleted_at.is_(None))
     if dataset_id:
         query = query.where(Run.dataset_id == dataset_id)
     if group_id:
@@ -203,22 +208,23 @@ def list_runs(
             raise _bad("status", f"status: one of {', '.join(allowed)}. Received: {status[:80]!r}.", status)
         query = query.where(Run.status == RunStatus(status))
     if wish.search:
-        query = query.where(_search(Run.name, wish.search))
-    return _paged(session, query, Run, wish, {"name": Run.name, "test_accuracy": Run.test_accuracy})
+        query = query.where(_search(Run, wish.search))
+    return _paged(session, query, Run, wish, {name: getattr(Run, name) for name in RUN_SORTS})
 
 
 def list_models(session: Session, owner_id: str, wish: Wish) -> Page[TrainedModel]:
     """A person's models; sorts: created_at, name, test_accuracy."""
-    query = select(TrainedModel).where(TrainedModel.owner_id == owner_id)
+    query = select(TrainedModel).where(TrainedModel.owner_id == owner_id, TrainedModel.deleted_at.is_(None))
     if wish.search:
-        query = query.where(_search(TrainedModel.name, wish.search))
+        query = query.where(_search(TrainedModel, wish.search))
     sorts = {"name": TrainedModel.name, "test_accuracy": TrainedModel.test_accuracy}
     return _paged(session, query, TrainedModel, wish, sorts)
 
 
 def model_of_run(session: Session, run_id: str) -> TrainedModel | None:
     """The model that a run made, or None."""
-    return session.scalar(select(TrainedModel).where(TrainedModel.run_id == run_id))
+    found = select(TrainedModel).where(TrainedModel.run_id == run_id, TrainedModel.deleted_at.is_(None))
+    return session.scalar(found)
 
 
 def unfinished(session: Session, owner_id: str) -> tuple[Sequence[Run], Sequence[Upload]]:

@@ -13,6 +13,8 @@ from core.errors import Conflict, FieldProblem, InputInvalid, NotFound
 from core.ids import new_id
 from core.tables import Dataset, DatasetVersion, Image, Run, RunStatus, Split, VersionImage, utc_now
 
+MOST_TAGS = 50
+
 
 @dataclass(frozen=True)
 class Placed:
@@ -58,6 +60,21 @@ def checked_name(name: str) -> str:
         message = f"A name has 1 to 200 printable characters. Received: {name[:220]!r}."
         raise InputInvalid(message, problems=(FieldProblem("name", message, name[:220]),))
     return name
+
+
+def checked_tags(tags: Iterable[str]) -> list[str]:
+    """Tags without surrounding space, each once, in the order given; at most 50 of 1 to 80 printable characters, without commas.
+
+    Raises:
+        InputInvalid: with what was received.
+    """
+    found = list(dict.fromkeys(filter(None, (tag.strip() for tag in tags))))
+    bad = next((tag for tag in found if len(tag) > 80 or "," in tag or not tag.isprintable()), None)
+    if bad is not None or len(found) > MOST_TAGS:
+        received = f"{len(found)} tags" if bad is None else repr(bad[:100])
+        message = f"At most {MOST_TAGS} tags of 1 to 80 printable characters, without commas. Received: {received}."
+        raise InputInvalid(message, problems=(FieldProblem("tags", message, received),))
+    return found
 
 
 def find_dataset(session: Session, owner_id: str, dataset_id: str) -> Dataset:

@@ -1,12 +1,14 @@
 """The verbs of models: the trained products in the catalogue."""
 
+from datetime import datetime
+
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from core.database import after_commit
 from core.errors import Conflict, NotFound, NotServed
 from core.storage import Storage
-from core.tables import Export, ExportStatus, TrainedModel
+from core.tables import Export, ExportStatus, Run, TrainedModel, utc_now
 
 FORMATS = ("saved_model", "keras", "tflite", "tflite_float16", "tflite_int8", "onnx")
 SERVED_FORMATS = ("saved_model",)
@@ -19,7 +21,7 @@ def find_model(session: Session, owner_id: str, model_id: str) -> TrainedModel:
         NotFound: no such model, or another person's.
     """
     found = select(TrainedModel).where(TrainedModel.id == model_id, TrainedModel.owner_id == owner_id)
-    model = session.scalar(found)
+    model = session.scalar(found.where(TrainedModel.deleted_at.is_(None)))
     if model is None:
         raise NotFound(f'There is no model "{model_id}".')
     return model
@@ -61,4 +63,32 @@ def delete_model(session: Session, storage: Storage, model: TrainedModel) -> Non
     """Delete a model and its files; its run stays. Rows first: a row without a file must be impossible."""
     session.execute(delete(TrainedModel).where(TrainedModel.id == model.id))
     session.flush()
-    after_commit(session, lambda: storage.delete(model.storage_key))
+    key = model.storage_key
+    after_commit(session, lambda: storage.delete(key))
+
+
+def put_away_model(session: Session, model: TrainedModel) -> None:
+    """Delete a model so that it can be brought back for a day; the sweeper then deletes it and its files for good."""
+    model.deleted_at = utc_now()
+    session.flush()
+
+
+def bring_back_model(session: Session, owner_id: str, model_id: str) -> TrainedModel:
+    """Undo `put_away_model`; twice changes nothing.
+
+    Raises:
+        NotFound: there is no such model any more.
+    """
+    found = select(TrainedModel).where(TrainedModel.id == model_id, TrainedModel.owner_id == owner_id)
+    model = session.scalar(found)
+    if model is None:
+        raise NotFound(f'There is no model "{model_id}" to bring back.')
+    model.deleted_at = None
+    return model
+
+
+def empty_bin(session: Session, storage: Storage, before: datetime) -> None:
+    """Delete for good what was put away before this moment: runs, and models with their files."""
+    session.execute(delete(Run).where(Run.deleted_at < before))
+    for model in session.scalars(select(TrainedModel).where(TrainedModel.deleted_at < before)).all():
+        delete_model(session, storage, model)

@@ -154,7 +154,8 @@ def find_run(session: Session, owner_id: str, run_id: str) -> Run:
     Raises:
         NotFound: no such run, or another person's.
     """
-    run = session.scalar(select(Run).where(Run.id == run_id, Run.owner_id == owner_id))
+    found = select(Run).where(Run.id == run_id, Run.owner_id == owner_id)
+    run = session.scalar(found.where(Run.deleted_at.is_(None)))
     if run is None:
         raise NotFound(f'There is no run "{run_id}".')
     return run
@@ -210,6 +211,32 @@ def delete_run(session: Session, run: Run) -> None:
     session.execute(delete(Run).where(Run.id == run.id))
 
 
+def put_away_run(session: Session, run: Run) -> None:
+    """Delete a run so that it can be brought back for a day; the sweeper then deletes it for good.
+
+    Raises:
+        Conflict: the run has not ended.
+    """
+    if run.status not in ENDED:
+        raise Conflict(f"This run has not ended (it is {run.status}). Cancel it first.")
+    run.deleted_at = utc_now()
+    session.flush()
+
+
+def bring_back_run(session: Session, owner_id: str, run_id: str) -> Run:
+    """Undo `put_away_run`; twice changes nothing.
+
+    Raises:
+        NotFound: there is no such run any more.
+    """
+    query = select(Run).where(Run.id == run_id, Run.owner_id == owner_id)
+    run = session.scalar(query)
+    if run is None:
+        raise NotFound(f'There is no run "{run_id}" to bring back.')
+    run.deleted_at = None
+    return run
+
+
 def record(session: Session, held: Claim, report: Report) -> None:
     """Write progress, metrics and log lines in one transaction with the fence; a finished epoch forgives earlier failures.
 
@@ -257,6 +284,7 @@ def finish_succeeded(session: Session, held: Claim, success: Success) -> Trained
         status=RunStatus.SUCCEEDED,
         summary=success.summary,
         test_accuracy=accuracy,
+        **{name: success.summary.get(name) for name in ("test_macro_f1", "test_loss", "validation_accuracy")},
         progress={"phase": None, "message": "Done"},
         **_ended(),
     )

@@ -194,6 +194,7 @@ class Dataset(Identified, Base):
     owner_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     name: Mapped[str] = mapped_column(String(200))
     description: Mapped[str] = mapped_column(Text, default="")
+    tags: Mapped[list[Any]] = mapped_column(default=list)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     __table_args__ = (Index(None, "owner_id", "id"), Index(None, "owner_id", "name", "id"))
 
@@ -333,17 +334,24 @@ class Run(Identified, Leased, Base):
     failure: Mapped[dict[str, Any] | None]
     machine: Mapped[dict[str, Any]] = mapped_column(default=dict)
     test_accuracy: Mapped[float | None]
+    test_macro_f1: Mapped[float | None]
+    test_loss: Mapped[float | None]
+    validation_accuracy: Mapped[float | None]
     test_fingerprint: Mapped[str] = mapped_column(String(64))
     code_version: Mapped[str] = mapped_column(String(60))
     revision: Mapped[int] = mapped_column(default=0)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     __table_args__ = (
         Index(None, "status", "lease_expires_at"),
         Index(None, "owner_id", "id"),
         Index(None, "owner_id", "status", "id"),
         Index(None, "owner_id", "name", "id"),
         Index(None, "owner_id", "test_accuracy", "id"),
+        Index(None, "owner_id", "test_macro_f1", "id"),
+        Index(None, "owner_id", "test_loss", "id"),
+        Index(None, "owner_id", "validation_accuracy", "id"),
         Index(None, "test_fingerprint", "status"),
         Index(None, "dataset_id", "id"),
         Index(None, "group_id", "id"),
@@ -422,6 +430,7 @@ class TrainedModel(Identified, Base):
     run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id", ondelete="SET NULL"), unique=True)
     name: Mapped[str] = mapped_column(String(200))
     notes: Mapped[str] = mapped_column(Text, default="")
+    tags: Mapped[list[Any]] = mapped_column(default=list)
     dataset_title: Mapped[str] = mapped_column(String(240))
     backbone: Mapped[str] = mapped_column(String(60))
     class_names: Mapped[list[Any]]
@@ -430,6 +439,7 @@ class TrainedModel(Identified, Base):
     test_accuracy: Mapped[float | None]
     summary: Mapped[dict[str, Any]]
     storage_key: Mapped[str] = mapped_column(String(255))
+    deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     __table_args__ = (
         Index(None, "owner_id", "id"),
         Index(None, "owner_id", "name", "id"),

@@ -51,12 +51,14 @@ def read_dataset(dataset_id: str, session: ReadSession, person: Person) -> Datas
 
 @router.patch("/datasets/{dataset_id}")
 def change_dataset(dataset_id: str, given: DatasetPatch, session: WriteSession, person: Person) -> DatasetOut:
-    """Change a dataset's name or description."""
+    """Change a dataset's name, description or tags."""
     dataset = datasets.find_dataset(session, person.id, dataset_id)
     if given.name is not None:
         dataset.name = datasets.checked_name(given.name)
     if given.description is not None:
         dataset.description = given.description
+    if given.tags is not None:
+        dataset.tags = datasets.checked_tags(given.tags)
     dataset.updated_at = utc_now()
     return _with_latest(session, dataset)
 

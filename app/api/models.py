@@ -16,7 +16,7 @@ from app.downloading import download
 from app.predicting import predict_pictures, read_pictures
 from app.presenting import model_out
 from core import catalog, models
-from core.datasets import checked_name
+from core.datasets import checked_name, checked_tags
 from core.tables import Export, TrainedModel
 
 router = api_router("models")
@@ -54,12 +54,14 @@ def read_model(model_id: str, session: ReadSession, person: Person) -> ModelOut:
 
 @router.patch("/models/{model_id}")
 def change_model(model_id: str, given: ModelPatch, session: WriteSession, person: Person) -> ModelOut:
-    """Change a model's name or notes."""
+    """Change a model's name, notes or tags."""
     model = models.find_model(session, person.id, model_id)
     if given.name is not None:
         model.name = checked_name(given.name)
     if given.notes is not None:
         model.notes = given.notes
+    if given.tags is not None:
+        model.tags = checked_tags(given.tags)
     return _outs(session, [model])[0]
 
 

@@ -27,10 +27,11 @@ from app.api.schemas import (
 from app.dependencies import Person, ReadSession, SettingsOf, TheHouse, WriteSession
 from app.ordering import wished_config, wished_version
 from app.presenting import API, csv_lines, evaluation_out, log_line_out, metric_out, prediction_out, run_out
+from app.run_table import Which, runs_csv
 from core import catalog, runs
 from core.comparison import comparable, paired
 from core.database import after_commit
-from core.datasets import checked_name
+from core.datasets import checked_name, checked_tags
 from core.errors import Conflict, FieldProblem, InputInvalid
 from core.tables import DatasetVersion, Run, TrainedModel
 from core.training_config import parse_config
@@ -42,7 +43,9 @@ METRIC_COLUMNS = ("phase", "phase_index", "epoch", "split", "name", "value")
 
 def _outs(session: Session, found: Sequence[Run]) -> list[RunOut]:
     """Runs with the ids of their models, by one query."""
-    query = select(TrainedModel.run_id, TrainedModel.id).where(TrainedModel.run_id.in_([run.id for run in found]))
+    query = select(TrainedModel.run_id, TrainedModel.id).where(
+        TrainedModel.run_id.in_([run.id for run in found]), TrainedModel.deleted_at.is_(None)
+    )
     models: dict[str | None, str] = {row.run_id: row.id for row in session.execute(query)}
     return [run_out(run, models.get(run.id)) for run in found]
 
@@ -64,7 +67,11 @@ def queue_run(given: RunIn, session: WriteSession, house: TheHouse, person: Pers
     return run_out(run, None)
 
 
-@router.get("/runs")
+@router.get(
+    "/runs",
+    response_model=Listed[RunOut],
+    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+)
 def list_runs(
     session: ReadSession,
     person: Person,
@@ -72,8 +79,13 @@ def list_runs(
     dataset_id: Annotated[str | None, Query(max_length=64)] = None,
     status: Annotated[str | None, Query(max_length=20)] = None,
     group_id: Annotated[str | None, Query(max_length=64)] = None,
-) -> Listed[RunOut]:
-    """One's runs; sorts: created_at, name, test_accuracy."""
+    format: Literal["json", "csv"] = "json",  # noqa: A002 - the contract's name
+) -> Any:
+    """One's runs; sorts: created_at, name, test_accuracy, test_macro_f1, test_loss, validation_accuracy. CSV has all of them, unpaged."""
+    if format == "csv":
+        text = runs_csv(session, person.id, asked.wish(), Which(dataset_id, status, group_id))
+        headers = {"Content-Disposition": 'attachment; filename="runs.csv"'}
+        return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
     page = catalog.list_runs(session, person.id, asked.wish(), dataset_id=dataset_id, status=status, group_id=group_id)
     return Listed(items=_outs(session, page.items), next_cursor=page.next_cursor)
 
@@ -132,7 +144,7 @@ def change_run(run_id: str, given: RunPatch, session: WriteSession, house: TheHo
     if given.notes is not None:
         run.notes = given.notes
     if given.tags is not None:
-        run.tags = list(dict.fromkeys(given.tags))
+        run.tags = checked_tags(given.tags)
     after_commit(session, lambda: house.hub.wake(run_id))
     return _out(session, run)
 
@@ -227,7 +239,7 @@ def read_evaluation(run_id: str, session: ReadSession, person: Person) -> Evalua
 
 
 @dataclass(frozen=True)
-class Which:
+class WhichPredictions:
     """Which predictions of a run."""
 
     phase: Annotated[str | None, Query(max_length=20, description="frozen or fine_tune; without: the chosen one")] = (
@@ -255,7 +267,7 @@ class Which:
 
 @router.get("/runs/{run_id}/predictions")
 def read_predictions(
-    run_id: str, session: ReadSession, person: Person, paging: Pages, which: Annotated[Which, Depends()]
+    run_id: str, session: ReadSession, person: Person, paging: Pages, which: Annotated[WhichPredictions, Depends()]
 ) -> Listed[PredictionOut]:
     """What the network said of every picture."""
     run = runs.find_run(session, person.id, run_id)

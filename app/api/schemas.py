@@ -23,6 +23,8 @@ Name = Annotated[Text, Field(min_length=1, max_length=200)]
 Notes = Annotated[Text, Field(max_length=20_000)]
 Tag = Annotated[Text, Field(min_length=1, max_length=80)]
 
+Tags = Annotated[list[Tag], Field(max_length=50)]
+
 
 class Given(BaseModel):
     """Base of everything that comes in."""
@@ -211,6 +213,7 @@ class DatasetPatch(Given):
 
     name: Name | None = None
     description: Notes | None = None
+    tags: Tags | None = None
 
 
 class DatasetOut(BaseModel):
@@ -219,6 +222,7 @@ class DatasetOut(BaseModel):
     id: str
     name: str
     description: str
+    tags: list[str]
     created_at: datetime
     updated_at: datetime
     latest_version: "VersionOut | None"
@@ -388,7 +392,7 @@ class RunPatch(Given):
 
     name: Name | None = None
     notes: Notes | None = None
-    tags: Annotated[list[Tag], Field(max_length=50)] | None = None
+    tags: Tags | None = None
 
 
 class Progress(BaseModel):
@@ -546,6 +550,7 @@ class ModelPatch(Given):
 
     name: Name | None = None
     notes: Notes | None = None
+    tags: Tags | None = None
 
 
 class FormatOut(BaseModel):
@@ -566,6 +571,7 @@ class ModelOut(BaseModel):
     run_id: str | None
     name: str
     notes: str
+    tags: list[str]
     dataset_title: str
     backbone: str
     class_names: list[str]

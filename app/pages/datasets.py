@@ -12,7 +12,9 @@ from starlette.responses import RedirectResponse, Response
 
 from app.dependencies import Person, ReadSession, SettingsOf, TheHouse, WriteSession
 from app.pages.cards import DatasetCard, RunRow, UploadRow, dataset_cards, run_rows, upload_row
-from app.pages.forms import see_other
+from app.pages.forms import Fields, see_other
+from app.pages.labels import Labels, labels_of, write_labels
+from app.pages.paging import Place
 from app.reasons import in_words
 from app.templating import View, render
 from core import uploads
@@ -51,6 +53,17 @@ class ListView(View):
     search: str
     sort: str
     next_address: str | None
+    previous_address: str | None
+
+
+@dataclass(frozen=True)
+class ListFilters:
+    """Which datasets are shown, and in what order."""
+
+    search: str = ""
+    sort: str = "-created_at"
+    cursor: str = ""
+    back: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,7 @@ class DetailView(View):
     nav = "datasets"
     settings: Settings
     dataset: Dataset
+    labels: Labels
     version: DatasetVersion | None
     versions: Sequence[DatasetVersion]
     classes: Sequence[ClassRow]
@@ -133,19 +147,25 @@ def show_list(
     session: ReadSession,
     person: Person,
     settings: SettingsOf,
-    search: str = "",
-    sort: str = "-created_at",
-    cursor: str = "",
+    asked: Annotated[ListFilters, Depends()],
 ) -> Response:
     """The list of datasets."""
-    page = list_datasets(session, person.id, Wish(limit=24, cursor=cursor or None, sort=sort, search=search))
-    address = _next("/datasets", page.next_cursor, search=search, sort=sort)
-    return render(request, ListView(settings, dataset_cards(session, page.items), search, sort, address))
+    page = list_datasets(
+        session, person.id, Wish(limit=24, cursor=asked.cursor or None, sort=asked.sort, search=asked.search)
+    )
+    cards = dataset_cards(session, page.items)
+    addresses = Place(asked.cursor, asked.back).addresses(
+        page.next_cursor, lambda **place: _address("/datasets", search=asked.search, sort=asked.sort, **place)
+    )
+    return render(request, ListView(settings=settings, cards=cards, search=asked.search, sort=asked.sort, **addresses))
 
 
 def _next(path: str, cursor: str | None, **query: str) -> str | None:
-    kept = {key: value for key, value in query.items() if value}
-    return None if cursor is None else f"{path}?{urlencode({**kept, 'cursor': cursor})}"
+    return None if cursor is None else _address(path, **query, cursor=cursor)
+
+
+def _address(path: str, **query: str) -> str:
+    return f"{path}?{urlencode({key: value for key, value in query.items() if value})}"
 
 
 @router.post("/samples")
@@ -181,6 +201,7 @@ def detail_view(session: Session, dataset: Dataset, settings: Settings, filters:
     return DetailView(
         settings=settings,
         dataset=dataset,
+        labels=labels_of(dataset),
         version=version,
         versions=versions,
         classes=classes,
@@ -257,6 +278,14 @@ def show_receipt(
     page = receipt_page(session, upload.id, outcome=outcome or None, limit=FILES, cursor=cursor or None)
     address = _next(f"/datasets/{dataset.id}/uploads/{upload.id}/receipt", page.next_cursor, outcome=outcome)
     return render(request, ReceiptView(dataset, upload, page.items, list(Outcome), outcome, address))
+
+
+@router.post("/{dataset_id}/labels")
+def change_labels(session: WriteSession, person: Person, dataset_id: str, form: Fields) -> Response:
+    """Change name, description, tags."""
+    dataset = find_dataset(session, person.id, dataset_id)
+    write_labels(dataset, form)
+    return RedirectResponse(f"/datasets/{dataset.id}", 303)
 
 
 @router.get("/{dataset_id}/delete")

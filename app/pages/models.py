@@ -10,13 +10,15 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from app.dependencies import Person, ReadSession, TheHouse, WriteSession
+from app.dependencies import Person, ReadSession, WriteSession
 from app.pages.cards import ModelRow, Score, backbone_title, model_rows, score_of
-from app.pages.forms import see_other
+from app.pages.forms import Fields, see_other
+from app.pages.labels import Labels, labels_of, write_labels
+from app.pages.paging import Place
 from app.templating import View, render
 from app.wording import scale_from
 from core.catalog import Wish, list_models
-from core.models import delete_model, exports_of, find_model
+from core.models import bring_back_model, exports_of, find_model, put_away_model
 from core.tables import Export, Run, TrainedModel
 
 router = APIRouter(prefix="/models", include_in_schema=False)
@@ -32,6 +34,7 @@ class Filters:
     search: str = ""
     sort: str = "-created_at"
     cursor: str = ""
+    back: str = ""
 
     def address(self, **changes: str | None) -> str:
         """The list with some of this changed; empty values are left out."""
@@ -48,7 +51,9 @@ class ListView(View):
     rows: Sequence[ModelRow]
     scale: float
     filters: Filters
-    next_cursor: str | None
+    next_address: str | None
+    previous_address: str | None
+    deleted_id: str
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class ModelView(View):
     template = "models/detail.html"
     nav = "models"
     model: TrainedModel
+    labels: Labels
     backbone: str
     score: Score | None
     run: Run | None
@@ -98,14 +104,15 @@ class DeleteView(View):
 
 @router.get("")
 def show_list(
-    request: Request, session: ReadSession, person: Person, filters: Annotated[Filters, Depends()]
+    request: Request, session: ReadSession, person: Person, filters: Annotated[Filters, Depends()], deleted: str = ""
 ) -> Response:
     """The list of models."""
     wish = Wish(limit=PAGE, cursor=filters.cursor or None, sort=filters.sort, search=filters.search)
     page = list_models(session, person.id, wish)
     rows = model_rows(page.items, saved_model_sizes(session, [one.id for one in page.items]))
     scale = scale_from(row.interval for row in rows if row.interval)
-    return render(request, ListView(rows, scale, filters, page.next_cursor))
+    addresses = Place(filters.cursor, filters.back).addresses(page.next_cursor, filters.address)
+    return render(request, ListView(rows=rows, scale=scale, filters=filters, deleted_id=deleted, **addresses))
 
 
 def saved_model_sizes(session: Session, model_ids: Sequence[str]) -> dict[str, int]:
@@ -128,6 +135,7 @@ def model_view(
     """Read what the page of a model shows."""
     return ModelView(
         model=model,
+        labels=labels_of(model),
         backbone=backbone_title(model.backbone),
         score=score_of(model.summary),
         run=session.get(Run, model.run_id) if model.run_id else None,
@@ -145,6 +153,14 @@ def _download(title: str, use: str, export: Export) -> Download:
     return Download(title, use, export, agreement.get("top1"), agreement.get("count"), agreement.get("max_abs_diff"))
 
 
+@router.post("/{model_id}/labels")
+def change_labels(session: WriteSession, person: Person, model_id: str, form: Fields) -> Response:
+    """Change name, notes, tags."""
+    model = find_model(session, person.id, model_id)
+    write_labels(model, form)
+    return see_other(f"/models/{model.id}")
+
+
 @router.get("/{model_id}/delete")
 def ask_delete(request: Request, session: ReadSession, person: Person, model_id: str) -> Response:
     """What would go, before it goes."""
@@ -152,7 +168,14 @@ def ask_delete(request: Request, session: ReadSession, person: Person, model_id:
 
 
 @router.post("/{model_id}/delete")
-def delete(session: WriteSession, person: Person, house: TheHouse, model_id: str) -> Response:
-    """Delete a model and its files."""
-    delete_model(session, house.storage, find_model(session, person.id, model_id))
-    return see_other("/models")
+def delete(session: WriteSession, person: Person, model_id: str) -> Response:
+    """Put a model away; for a day it can be brought back."""
+    model = find_model(session, person.id, model_id)
+    put_away_model(session, model)
+    return see_other(f"/models?deleted={model.id}")
+
+
+@router.post("/{model_id}/restore")
+def restore(session: WriteSession, person: Person, model_id: str) -> Response:
+    """Undo the deletion."""
+    return see_other(f"/models/{bring_back_model(session, person.id, model_id).id}")

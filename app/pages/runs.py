@@ -11,16 +11,18 @@ from starlette.responses import Response
 
 from app.dependencies import Person, ReadSession, TheHouse, WriteSession
 from app.pages.cards import RunRow, Score, backbone_title, run_rows, score_of
-from app.pages.forms import see_other
+from app.pages.forms import Fields, see_other
 from app.pages.judged import Judged, JudgeWish, judge
+from app.pages.labels import Labels, labels_of, write_labels
 from app.pages.metrics import EpochRow, epoch_rows, newest_epoch
 from app.pages.network import PhaseLayers, layer_summary
+from app.pages.paging import Place
 from app.pages.progress import Step, epochs_by_phase, status_words, steps
 from app.templating import View, render
 from app.wording import scale_from
 from core.catalog import Wish, list_datasets, list_runs, log_lines, model_of_run, run_document, run_metrics, runs_ahead
 from core.models import exports_of
-from core.runs import cancel_run, delete_run, find_run, looks, retry_run
+from core.runs import bring_back_run, cancel_run, find_run, looks, put_away_run, retry_run
 from core.tables import Dataset, Export, LogLine, Run, RunStatus, TrainedModel
 from core.training_config import parse_config
 
@@ -38,6 +40,7 @@ class Filters:
     search: str = ""
     sort: str = "-created_at"
     cursor: str = ""
+    back: str = ""
 
     def address(self, **changes: str | None) -> str:
         """The list with some of this changed; empty values are left out."""
@@ -66,7 +69,9 @@ class ListView(View):
     datasets: Sequence[Dataset]
     statuses: Sequence[RunStatus]
     filters: Filters
-    next_cursor: str | None
+    next_address: str | None
+    previous_address: str | None
+    deleted_id: str
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ class RunView(View):
     template = "runs/detail.html"
     nav = "runs"
     run: Run
+    labels: Labels
     badge: str
     words: str
     backbone: str
@@ -115,7 +121,7 @@ class DeleteView(View):
 
 @router.get("")
 def show_list(
-    request: Request, session: ReadSession, person: Person, filters: Annotated[Filters, Depends()]
+    request: Request, session: ReadSession, person: Person, filters: Annotated[Filters, Depends()], deleted: str = ""
 ) -> Response:
     """The list of runs."""
     wish = Wish(limit=PAGE, cursor=filters.cursor or None, sort=filters.sort, search=filters.search)
@@ -134,7 +140,8 @@ def show_list(
         datasets=list_datasets(session, person.id, Wish(limit=100, sort="name")).items,
         statuses=list(RunStatus),
         filters=filters,
-        next_cursor=page.next_cursor,
+        **Place(filters.cursor, filters.back).addresses(page.next_cursor, filters.address),
+        deleted_id=deleted,
     )
     return render(request, view)
 
@@ -159,6 +166,7 @@ def run_view(session: Session, run: Run, wish: JudgeWish) -> RunView:
     model = model_of_run(session, run.id)
     return RunView(
         run=run,
+        labels=labels_of(run),
         badge=badge,
         words=words,
         backbone=backbone_title(run.config["backbone"]),
@@ -207,6 +215,14 @@ def retry(session: WriteSession, person: Person, house: TheHouse, run_id: str) -
     return see_other(f"/runs/{again.id}")
 
 
+@router.post("/{run_id}/labels")
+def change_labels(session: WriteSession, person: Person, run_id: str, form: Fields) -> Response:
+    """Change name, notes, tags."""
+    run = find_run(session, person.id, run_id)
+    write_labels(run, form)
+    return see_other(f"/runs/{run.id}")
+
+
 @router.get("/{run_id}/delete")
 def ask_delete(request: Request, session: ReadSession, person: Person, run_id: str) -> Response:
     """What would go, before it goes."""
@@ -215,6 +231,13 @@ def ask_delete(request: Request, session: ReadSession, person: Person, run_id: s
 
 @router.post("/{run_id}/delete")
 def delete(session: WriteSession, person: Person, run_id: str) -> Response:
-    """Delete a run; its model stays."""
-    delete_run(session, find_run(session, person.id, run_id))
-    return see_other("/runs")
+    """Put a run away; for a day it can be brought back."""
+    run = find_run(session, person.id, run_id)
+    put_away_run(session, run)
+    return see_other(f"/runs?deleted={run.id}")
+
+
+@router.post("/{run_id}/restore")
+def restore(session: WriteSession, person: Person, run_id: str) -> Response:
+    """Undo the deletion."""
+    return see_other(f"/runs/{bring_back_run(session, person.id, run_id).id}")

@@ -47,6 +47,7 @@ def upgrade() -> None:
         sa.Column("owner_id", sa.String(length=36), nullable=False),
         sa.Column("name", sa.String(length=200), nullable=False),
         sa.Column("description", sa.Text(), nullable=False),
+        sa.Column("tags", sa.JSON(), nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
@@ -196,11 +197,15 @@ def upgrade() -> None:
         sa.Column("failure", sa.JSON(), nullable=True),
         sa.Column("machine", sa.JSON(), nullable=False),
         sa.Column("test_accuracy", sa.Double(), nullable=True),
+        sa.Column("test_macro_f1", sa.Double(), nullable=True),
+        sa.Column("test_loss", sa.Double(), nullable=True),
+        sa.Column("validation_accuracy", sa.Double(), nullable=True),
         sa.Column("test_fingerprint", sa.String(length=64), nullable=False),
         sa.Column("code_version", sa.String(length=60), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
@@ -230,6 +235,17 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_runs_owner_id_status_id"), ["owner_id", "status", "id"], unique=False)
         batch_op.create_index(
             batch_op.f("ix_runs_owner_id_test_accuracy_id"), ["owner_id", "test_accuracy", "id"], unique=False
+        )
+        batch_op.create_index(
+            batch_op.f("ix_runs_owner_id_test_macro_f1_id"), ["owner_id", "test_macro_f1", "id"], unique=False
+        )
+        batch_op.create_index(
+            batch_op.f("ix_runs_owner_id_test_loss_id"), ["owner_id", "test_loss", "id"], unique=False
+        )
+        batch_op.create_index(
+            batch_op.f("ix_runs_owner_id_validation_accuracy_id"),
+            ["owner_id", "validation_accuracy", "id"],
+            unique=False,
         )
         batch_op.create_index(
             batch_op.f("ix_runs_status_lease_expires_at"), ["status", "lease_expires_at"], unique=False
@@ -358,6 +374,7 @@ def upgrade() -> None:
         sa.Column("run_id", sa.String(length=36), nullable=True),
         sa.Column("name", sa.String(length=200), nullable=False),
         sa.Column("notes", sa.Text(), nullable=False),
+        sa.Column("tags", sa.JSON(), nullable=False),
         sa.Column("dataset_title", sa.String(length=240), nullable=False),
         sa.Column("backbone", sa.String(length=60), nullable=False),
         sa.Column("class_names", sa.JSON(), nullable=False),
@@ -366,6 +383,7 @@ def upgrade() -> None:
         sa.Column("test_accuracy", sa.Double(), nullable=True),
         sa.Column("summary", sa.JSON(), nullable=False),
         sa.Column("storage_key", sa.String(length=255), nullable=False),
+        sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["owner_id"], ["users.id"], name=op.f("fk_models_owner_id_users"), ondelete="CASCADE"),
@@ -536,6 +554,9 @@ def downgrade() -> None:
     with op.batch_alter_table("runs", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_runs_test_fingerprint_status"))
         batch_op.drop_index(batch_op.f("ix_runs_status_lease_expires_at"))
+        batch_op.drop_index(batch_op.f("ix_runs_owner_id_validation_accuracy_id"))
+        batch_op.drop_index(batch_op.f("ix_runs_owner_id_test_macro_f1_id"))
+        batch_op.drop_index(batch_op.f("ix_runs_owner_id_test_loss_id"))
         batch_op.drop_index(batch_op.f("ix_runs_owner_id_test_accuracy_id"))
         batch_op.drop_index(batch_op.f("ix_runs_owner_id_status_id"))
         batch_op.drop_index(batch_op.f("ix_runs_owner_id_name_id"))

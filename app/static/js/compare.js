@@ -60,6 +60,7 @@ function mark(chart, data, thaws) {
   ctx.save();
   ctx.font = `600 ${12 * ratio}px system-ui, sans-serif`;
   ctx.textBaseline = "middle";
+  ctx.textAlign = "left";
   data.slice(1).forEach((line, i) => {
     const stroke = colour(`run-${LETTERS[i]}`);
     const last = line.findLastIndex((one) => one !== null);

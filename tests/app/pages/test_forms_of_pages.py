@@ -15,7 +15,7 @@ from app.run_form import form_values
 from core import accounts
 from core.database import open_database
 from core.presets import PRESETS
-from core.tables import ApiToken, BrowserSession, Dataset, Run, RunStatus, TrainedModel, Upload, UploadFile, User
+from core.tables import ApiToken, BrowserSession, Dataset, Run, RunStatus, Upload, UploadFile, User
 from tests.app.pages.furnished import Furnished, furnish
 
 ORIGIN = {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}
@@ -85,7 +85,7 @@ def test_a_queued_run_is_cancelled_retried_and_deleted(browser: TestClient, furn
     assert "was cancelled" in browser.get(made).text
     again = browser.post(f"{made}/retry").headers["location"]
     assert again != made
-    assert browser.post(f"{made}/delete").headers["location"] == "/runs"
+    assert browser.post(f"{made}/delete").headers["location"] == f"/runs?deleted={made.removeprefix('/runs/')}"
     assert browser.get(made).status_code == 404
 
 
@@ -203,9 +203,9 @@ def test_name_and_password_open_the_door_and_five_wrong_tries_close_it(tmp_path:
 
 def test_deleting_says_first_what_goes(browser: TestClient, furnished: Furnished) -> None:
     page = browser.get(f"/models/{furnished.model}/delete").text
-    assert "cannot be undone" in page
-    assert browser.post(f"/models/{furnished.model}/delete").headers["location"] == "/models"
-    assert count(furnished, TrainedModel, TrainedModel.id == furnished.model) == 0
+    assert "For a day this can be undone" in page
+    assert browser.post(f"/models/{furnished.model}/delete").headers["location"].startswith("/models?deleted=")
+    assert browser.get(f"/models/{furnished.model}").status_code == 404
     page = browser.get(f"/runs/{furnished.done}").text
     assert "Try the model" not in page
     address = f"/datasets/{furnished.rejected_dataset}"
