@@ -5,7 +5,9 @@ Plain ASGI, because event streams and uploads pass through it.
 
 import ipaddress
 import logging
-from collections.abc import MutableMapping
+import time
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +19,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import Problem, respond
 from core.config import LOOPBACK, Settings
 from core.ids import new_id
+from core.logs import about
 
 SMALL_BODY = 1_000_000
+SERVER_ERROR = 500
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -79,13 +83,14 @@ class Envelope:
             detail = f'This server is not called "{name}". Name it in THAW_ALLOWED_HOSTS if it should be.'
             await respond(request, Problem(400, detail))(scope, receive, sending)
             return
-        try:
-            await self._app(scope, receive_counted, sending)
-        except Exception:
-            _log.exception("request %s failed: %s %s", sending.request_id, scope["method"], scope["path"])
-            if sending.started:
-                raise  # the client must see a broken answer, not a short one
-            await respond(request, _unexpected(sending.request_id))(scope, receive, sending)
+        with about(request_id=sending.request_id), _told(scope, sending):
+            try:
+                await self._app(scope, receive_counted, sending)
+            except Exception:
+                _log.exception("request %s failed: %s %s", sending.request_id, scope["method"], scope["path"])
+                if sending.started:
+                    raise  # the client must see a broken answer, not a short one
+                await respond(request, _unexpected(sending.request_id))(scope, receive, sending)
 
     def _host_is_ours(self, host: str) -> bool:
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
@@ -114,16 +119,31 @@ class _Sending:
         self._send = send
         self.request_id = request_id
         self.started = False
+        self.status = 0
 
     async def __call__(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             self.started = True
+            self.status = message["status"]
             headers = MutableHeaders(scope=message)
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
             headers.setdefault("Cache-Control", "no-store")
             headers["X-Request-ID"] = self.request_id
         await self._send(message)
+
+
+@contextmanager
+def _told(scope: Scope, sending: _Sending) -> Iterator[None]:
+    """One line per request at its end; requests that change nothing and go well are for DEBUG. A query may hold a secret."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        matters = scope["method"] not in {"GET", "HEAD"} or sending.status >= SERVER_ERROR
+        took = (time.monotonic() - began) * 1000
+        level = logging.INFO if matters else logging.DEBUG
+        _log.log(level, "%s %s %s in %.0f ms", scope["method"], scope["path"], sending.status or "broken off", took)
 
 
 class HideSecrets(logging.Filter):

@@ -2,7 +2,6 @@
 
 import getpass
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from core import accounts
 from core.config import VERSION, Settings, SettingsInvalid, read_settings
 from core.database import Database, open_database
 from core.errors import ThawError
+from core.logs import log_to_stderr
 from core.tables import Scope, User
 from migrations import upgrade
 from worker.lifeline import PARENT_VARIABLE, die_with_parent
@@ -59,7 +59,7 @@ def serve_command(
 ) -> None:
     """Run everything on this machine: broker, web server, workers."""
     settings = read_settings(host=host, port=port, data_dir=data_dir, open_browser=False if no_browser else None)
-    _log_to_stderr(settings)
+    log_to_stderr(settings)
     serve(settings, lambda line: print(line, flush=True))  # noqa: T201 - for the person at the terminal
 
 
@@ -74,7 +74,7 @@ def web(
     from cli.web import run_web  # noqa: PLC0415 - only this command needs FastAPI
 
     settings = read_settings(host=host, port=port, data_dir=data_dir)
-    _log_to_stderr(settings)
+    log_to_stderr(settings)
     if descriptor is None:
         _migrate(settings)
     run_web(settings, descriptor, bound_socket)
@@ -90,7 +90,7 @@ def worker(
     from worker.process import run_worker  # noqa: PLC0415
 
     settings = read_settings(data_dir=data_dir)
-    _log_to_stderr(settings)
+    log_to_stderr(settings)
     names = checked_queues(queues)
     if names == ("predict",):
         # TensorFlow lives in that process alone: it has an entry of its own, and nothing here can reach its imports
@@ -180,18 +180,6 @@ def _database(settings: Settings) -> Database:
 
 def _migrate(settings: Settings) -> None:
     _database(settings).close()
-
-
-def _log_to_stderr(settings: Settings) -> None:
-    logging.basicConfig(
-        level=settings.log_level,
-        format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-        force=True,
-    )
-    # what these say below a warning is noise to an operator
-    for name in ("alembic", "celery", "kombu", "httpx", "uvicorn"):
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
 
 
 def _sentence(error: Exception) -> str:

@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     session_days: int = Field(30, ge=1, le=365, description="Days a browser session lasts without use.")
     secure_cookies: bool = Field(False, description="Send cookies over HTTPS only; switch on behind a TLS proxy.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR.")
+    log_format: str = Field(
+        "text", pattern="^(text|json)$", description="text: a line per event for people; json: an object per line."
+    )
 
     @model_validator(mode="after")
     def _times_fit(self) -> Self:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from core.errors import DiskFull, Fenced, PicturesUnreadable
 from core.leases import RUN_LIFE, Claim, claim
+from core.logs import about
 from core.runs import (
     Report,
     finish_cancelled,
@@ -55,7 +56,7 @@ class Supervisor:
                 held = claim(session, RUN_LIFE, self._place.name, self._place.settings.lease_seconds)
             if held is None:
                 return
-            with self._place.at_work():
+            with self._place.at_work(), about(run_id=held.id):
                 Attempt(self._place, self._spare, held).run()
 
     def close(self) -> None:

@@ -74,3 +74,15 @@ def test_the_key_of_a_start_link_is_not_logged() -> None:
 def test_the_filter_is_on_uvicorns_access_log(web: FastAPI) -> None:
     assert web is not None
     assert any(isinstance(one, HideSecrets) for one in logging.getLogger("uvicorn.access").filters)
+
+
+def test_every_request_is_one_line_of_the_log_and_the_query_is_left_out(
+    ada: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="app.envelope")
+    ada.client.post("/api/v1/datasets", json={"name": "Flowers"})
+    ada.client.get("/api/v1/datasets", params={"search": "secret"})
+    lines = [
+        (one.levelname, one.getMessage().rsplit(" in ", 1)[0]) for one in caplog.records if one.name == "app.envelope"
+    ]
+    assert lines == [("INFO", "POST /api/v1/datasets 201"), ("DEBUG", "GET /api/v1/datasets 200")]

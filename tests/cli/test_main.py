@@ -118,7 +118,7 @@ def test_errors_are_one_sentence_and_exit_code_2(
     thaw: Thaw, arguments: tuple[str, ...], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("short\n"))
-    monkeypatch.setattr("cli.main._log_to_stderr", lambda _: None)
+    monkeypatch.setattr("cli.main.log_to_stderr", lambda _: None)
     said = thaw(*arguments)
     assert said.code == 2
     assert sentence in said.error

@@ -284,6 +284,15 @@ def test_the_download_proves_itself_and_answers_like_the_site(house: House, told
         np.testing.assert_allclose(list(row["probabilities"].values()), one["probabilities"], atol=1e-5, rtol=0)
 
 
+def test_the_log_says_which_request_run_and_upload_each_line_is_about(house: House, told: Told) -> None:
+    lines = house.log.splitlines()
+    asked = [line for line in lines if " app.envelope: POST /api/v1/runs 202 in " in line]
+    assert asked
+    assert all(" [request_id=" in line for line in asked)
+    assert any(f"worker.supervisor: run {told.run['id']} succeeded" in line for line in lines)
+    assert any(f"upload {told.upload['id']} is ready: dataset version " in line for line in lines)
+
+
 def test_what_is_in_use_is_deleted_in_order(house: House, told: Told) -> None:
     assert house.client.delete(f"{API}/datasets/{told.dataset_id}").status_code == httpx.codes.CONFLICT
     for path in (f"/models/{told.run['model_id']}", f"/runs/{told.run['id']}", f"/datasets/{told.dataset_id}"):

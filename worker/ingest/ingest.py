@@ -22,6 +22,7 @@ from core.database import Database, database_now
 from core.datasets import remember_image
 from core.errors import DiskFull, Fenced, ThawError, UploadRejected
 from core.leases import UPLOAD_LIFE, Claim, claim, release, write
+from core.logs import about
 from core.storage import Storage, blob_key, need_disk, open_storage, thumbnail_key
 from core.tables import Outcome, ReceiptRow, Upload, UploadFile
 from core.uploads import finish_rejected, incoming_folder, record_receipt
@@ -59,7 +60,9 @@ def ingest_next(
         held = claim(session, UPLOAD_LIFE, owner, settings.lease_seconds)
     if held is None:
         return False
-    Ingest(settings, database, held, announce or (lambda _: None), drain).run()
+    with about(upload_id=held.id):
+        _log.info("upload %s: attempt %s begins", held.id, held.attempt)
+        Ingest(settings, database, held, announce or (lambda _: None), drain).run()
     return True
 
 
@@ -245,6 +248,7 @@ class Ingest:
         self._announce(self._claim.id)
 
     def _reject(self, refused: ThawError) -> None:
+        _log.info("upload %s is rejected: %s", self._claim.id, refused)
         self._end(lambda session: finish_rejected(session, self._claim, refused.message))
 
     def _end(self, verb: Callable[[Any], None]) -> None:

@@ -2,6 +2,7 @@
 the run is queued that was wished for with it.
 """
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from worker.ingest.held import Held
 from worker.ingest.sources import Contents
 from worker.ingest.splits import NOBODY_SAID, ORDER, Double, Pictures, assign_splits, find_doubles
 
+_log = logging.getLogger(__name__)
 _CODES = {"duplicate": Code.DUPLICATE, "leak": Code.LEAK, "label_conflict": Code.LABEL_CONFLICT}
 _ISSUES = {Code.DUPLICATE: "duplicates", Code.LEAK: "leaks", Code.LABEL_CONFLICT: "conflicts"}
 
@@ -64,6 +66,7 @@ def _tried(database: Database, settings: Settings, held: Held, contents: Content
         version = add_version(session, dataset, draft)
         finish_ready(session, held.claim, version.id)
         train_as_wished(session, held.claim.id, version)
+    _log.info("upload %s is ready: dataset version %s, %s pictures", held.claim.id, version.id, version.image_count)
     return True
 
 

@@ -1,12 +1,12 @@
 """`python -m worker.prediction`: the one long-lived process in which TensorFlow answers. The solo pool: nothing forks after TensorFlow."""
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from core.config import read_settings
+from core.logs import log_to_stderr
 from worker.celery_app import work
 from worker.lifeline import die_with_parent
 from worker.process import opened_place
@@ -29,9 +29,7 @@ def main() -> int:
     """Answer until SIGTERM; returns the exit code."""
     die_with_parent()
     settings = read_settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s")
-    for name in ("celery", "kombu", "absl", "tensorflow"):
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
+    log_to_stderr(settings)
     with quiet():
         from worker.prediction.models import warm_up  # noqa: PLC0415 - TensorFlow is loaded here
         from worker.prediction.worker import PredictionWorker  # noqa: PLC0415
