@@ -15,6 +15,7 @@ from cli import scripting
 from cli.broker import BrokerMissing
 from cli.data_folder import FolderUnusable
 from cli.exits import exit_code_of
+from cli.scripting import Json
 from cli.serve import CannotStart, bound_socket, new_start_link, serve
 from core import accounts
 from core.config import VERSION, Settings, SettingsInvalid, read_settings
@@ -112,14 +113,15 @@ def migrate(data_dir: DataDir = None) -> None:
 
 
 @app.command()
-def link(data_dir: DataDir = None) -> None:
+def link(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Print a new one-time start link for a server on this machine."""
     settings = read_settings(data_dir=data_dir)
     try:
         facts = json.loads((settings.folder / "server.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         facts = {"address": f"http://127.0.0.1:{settings.port}"}
-    typer.echo(new_start_link(_database(settings), facts["address"]))
+    made = new_start_link(_database(settings), facts["address"])
+    typer.echo(json.dumps({"link": made}) if as_json else made)
 
 
 @token_app.command("create")
@@ -129,13 +131,17 @@ def token_create(
     days: Annotated[int | None, typer.Option(min=1, max=3650, help="Days until it expires; without: never.")] = None,
     user: Annotated[str, typer.Option(help="Whose token.")] = accounts.LOCAL_USER,
     data_dir: DataDir = None,
+    as_json: Json = False,
 ) -> None:
     """Make an API token. It is shown once, alone on the last line."""
     database = _database(read_settings(data_dir=data_dir))
     with database.write() as session:
         owner = accounts.local_user(session) if user == accounts.LOCAL_USER else _user(database, user)
         scope = Scope.READ if read_only else Scope.WRITE
-        _, secret = accounts.create_token(session, owner, name, scope=scope, days=days)
+        token, secret = accounts.create_token(session, owner, name, scope=scope, days=days)
+    if as_json:
+        typer.echo(json.dumps({"id": token.id, "name": token.name, "scope": token.scope.value, "token": secret}))
+        return
     typer.echo("Send it as `Authorization: Bearer TOKEN`. It is not shown again:")
     typer.echo(secret)
 
@@ -154,13 +160,15 @@ def user_create(
     admin: Annotated[bool, typer.Option("--admin", help="May see the whole house and manage people.")] = False,
     password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from a pipe.")] = False,
     data_dir: DataDir = None,
+    as_json: Json = False,
 ) -> None:
     """Add a person who signs in with a password."""
     database = _database(read_settings(data_dir=data_dir))
     password = _password(password_stdin)
     with database.write() as session:
-        accounts.create_user(session, name, password, is_admin=admin)
-    typer.echo(f'User "{name}" was made.')
+        made = accounts.create_user(session, name, password, is_admin=admin)
+    facts = {"id": made.id, "name": made.name, "is_admin": made.is_admin}
+    typer.echo(json.dumps(facts) if as_json else f'User "{made.name}" was made.')
 
 
 def _password(from_pipe: bool) -> str:

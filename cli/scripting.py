@@ -1,4 +1,4 @@
-"""The commands for people who script: thin shells around cli/{uploading,training,downloading,lists}.py, on the REST API.
+"""The commands for people who script: thin shells around cli/{uploading,training,downloading,lists}.py, on the REST API; doctor.
 
 What they need of httpx and rich is loaded when they run: `thaw serve` and its parts start without it.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.exits import ENDED_BADLY
 from core.config import read_settings
 
 if TYPE_CHECKING:
@@ -153,7 +154,28 @@ def models(
         lists.show_list(remote, screen, "models", most=most, search=search)
 
 
-COMMANDS = (upload, train, watch, download, datasets, runs, models)
+def doctor(
+    quick: Annotated[bool, typer.Option("--quick", help="Do not start TensorFlow, which takes seconds.")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Look at everything that Thaw needs here: exit code 1 where something is wrong. Changes nothing."""
+    from cli.doctor import State, examine  # noqa: PLC0415
+    from cli.screen import Screen  # noqa: PLC0415
+
+    found = list(examine(read_settings(data_dir=data_dir), quick=quick))
+    columns = {
+        "": [one.state.value for one in found],
+        "what": [one.name for one in found],
+        "found": [one.detail for one in found],
+        "what to do": [one.advice for one in found],
+    }
+    Screen(as_json=as_json).table([one.as_row() for one in found], columns)
+    if any(one.state == State.PROBLEM for one in found):
+        raise typer.Exit(ENDED_BADLY)
+
+
+COMMANDS = (upload, train, watch, download, datasets, runs, models, doctor)
 
 
 def register(app: typer.Typer) -> None:

@@ -1,6 +1,7 @@
 """The `thaw` command: what it prints, and that every error is one sentence and exit code 2."""
 
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -63,6 +64,20 @@ def test_a_token_is_alone_on_the_last_line_and_works(thaw: Thaw, tmp_path: Path)
     assert found is not None
     assert (found[0].name, found[1].scope, found[1].name) == ("local", Scope.READ, "my script")
     assert found[1].expires_at is not None
+
+
+def test_scripts_read_what_was_made_as_json(thaw: Thaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = json.loads(thaw("token", "create", "mine", "--json").out)
+    database = open_database(settings_of(tmp_path))
+    with database.read() as session:
+        found = accounts.find_token(session, made["token"])
+    database.close()
+    assert found is not None
+    assert (found[1].id, found[1].name, found[1].scope.value) == (made["id"], made["name"], made["scope"])
+    assert json.loads(thaw("link", "--json").out)["link"].startswith("http://127.0.0.1:8000/start?key=")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a long enough password\n"))
+    user = json.loads(thaw("user", "create", "Ada", "--password-stdin", "--json").out)
+    assert (user["name"], user["is_admin"]) == ("Ada", False)
 
 
 def test_a_token_without_days_never_expires_and_may_write(thaw: Thaw, tmp_path: Path) -> None:

@@ -259,3 +259,13 @@ def test_errors_are_one_sentence_with_the_exit_code_of_their_kind(
         assert (said.code, said.out) == (code, ""), (arguments, said)
         assert sentence in said.error, (arguments, said)
         assert said.error.count("\n") == 1, (arguments, said)
+
+
+def test_the_doctor_finds_nothing_wrong_beside_a_running_server(thaw: Thaw, house: House) -> None:
+    def sound() -> list[dict[str, Any]] | None:
+        said = thaw("doctor", "--quick", "--json")
+        return said.rows if said.code == 0 else None
+
+    rows = {row["name"]: row for row in wait_until(sound, 60, f"workers are alive\n{house.log}")}
+    assert rows["Server"]["detail"] == f"ready at {house.address}"
+    assert rows["Workers"]["detail"].startswith("3 alive")
