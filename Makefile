@@ -40,6 +40,8 @@ lock: setup-dev  ## resolve the pinned versions again, with hashes
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/base.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --group dev --extra postgres --extra s3 -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --extra postgres --extra s3 -o requirements/server.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --extra postgres --extra s3 \
+		--overrides requirements/gpu-overrides.txt -o requirements/gpu.txt
 
 clean:
 	rm -rf .venv app/static/vendor node_modules
