@@ -7,7 +7,7 @@ PYTHON := $(shell for candidate in $(PYTHON) python3 python3.13 python3.12 pytho
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: run setup setup-dev test test-slow check format bench lock clean
+.PHONY: run setup setup-dev test test-slow check format bench screenshots lock clean
 
 run: setup  ## start Thaw on this machine and open it in the browser
 	$(BIN)/thaw serve
@@ -35,6 +35,9 @@ format: setup-dev
 
 bench: setup-dev  ## measured ratios; see docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(ARGS)
+
+screenshots: setup-dev  ## every page, both widths and themes, into build/screenshots; ARGS="--docs FOLDER" for docs/images
+	$(BIN)/python -m tests.browser.screenshots $(ARGS)
 
 lock: setup-dev  ## resolve the pinned versions again, with hashes
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/base.txt

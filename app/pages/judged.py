@@ -17,6 +17,8 @@ MISTAKES = 12
 TOO_WIDE = 0.4
 MOST_MATRIX = 40
 MOST_CLASSES = 200
+CLASS_SORT = "recall"
+CLASS_SORTS = ("class_name", "support", "precision", "recall", "f1", "missed", "false")
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ class Judged:
     confusions: Sequence[Confusion]
     classes: Sequence[ClassScore]
     class_scale: float
+    class_sort: str
     mistakes: Sequence[Shown]
     mistakes_total: int
     next_cursor: str | None
@@ -165,6 +168,7 @@ class JudgeWish:
     true_label: int | None = None
     predicted_label: int | None = None
     cursor: str = ""
+    class_sort: str = ""
 
 
 def judge(session: Session, run: Run, evaluation: Mapping[str, Any], looks: int, wish: JudgeWish) -> Judged:
@@ -184,7 +188,8 @@ def judge(session: Session, run: Run, evaluation: Mapping[str, Any], looks: int,
     names, counts = matrix["class_names"], matrix["counts"]
     scores = [_phase_score(kind, one, kind == chosen) for kind, one in evaluation["phases"].items()]
     best = next((one for one in scores if one.chosen), scores[-1])
-    classes = class_scores(names, counts)
+    class_sort = wish.class_sort or CLASS_SORT
+    classes = sorted_classes(class_scores(names, counts), class_sort)
     page = predictions(
         session,
         run.id,
@@ -205,6 +210,7 @@ def judge(session: Session, run: Run, evaluation: Mapping[str, Any], looks: int,
         confusions=confusions(names, counts),
         classes=classes[:MOST_CLASSES],
         class_scale=scale_from([one.recall_interval for one in classes] + [one.precision_interval for one in classes]),
+        class_sort=class_sort,
         mistakes=_shown(session, run, names, page.items),
         mistakes_total=total - sum(counts[index][index] for index in range(len(names))),
         next_cursor=page.next_cursor,
@@ -275,7 +281,7 @@ def confusions(names: Sequence[str], counts: Sequence[Sequence[int]], most: int 
 
 
 def class_scores(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[ClassScore]:
-    """Per class, from the counts, worst recall first."""
+    """Per class, from the counts, in the order of the labels."""
     said = [sum(row[label] for row in counts) for label in range(len(names))]
     rows = []
     for label, name in enumerate(names):
@@ -296,7 +302,25 @@ def class_scores(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[
                 false=said[label] - right,
             )
         )
-    return sorted(rows, key=lambda row: (row.recall is None, row.recall or 0.0, row.class_name))
+    return rows
+
+
+def sorted_classes(rows: Sequence[ClassScore], sort: str) -> list[ClassScore]:
+    """By a column, with a leading minus for descending; ties by name, classes without a value last.
+
+    Raises:
+        InputInvalid: there is no such column.
+    """
+    name = sort.removeprefix("-")
+    if name not in CLASS_SORTS:
+        message = f'classes: one of {", ".join(CLASS_SORTS)}, with "-" for descending. Received: {sort[:80]!r}.'
+        raise InputInvalid(message, problems=(FieldProblem("classes", message, sort[:80]),))
+    named = sorted(rows, key=lambda row: row.class_name)
+    known = [row for row in named if getattr(row, name) is not None]
+    return [
+        *sorted(known, key=lambda row: getattr(row, name), reverse=sort.startswith("-")),
+        *(row for row in named if getattr(row, name) is None),
+    ]
 
 
 def _shown(session: Session, run: Run, names: Sequence[str], found: Sequence[Prediction]) -> list[Shown]:

@@ -56,6 +56,7 @@ class Cell:
     true: int | None = None
     said: int | None = None
     cursor: str = ""
+    classes: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,9 @@ def show(
 ) -> Response:
     """One run."""
     run = find_run(session, person.id, run_id)
-    return render(request, run_view(session, run, JudgeWish(cell.phase, cell.true, cell.said, cell.cursor)))
+    return render(
+        request, run_view(session, run, JudgeWish(cell.phase, cell.true, cell.said, cell.cursor, cell.classes))
+    )
 
 
 def run_view(session: Session, run: Run, wish: JudgeWish) -> RunView:

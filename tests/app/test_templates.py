@@ -102,7 +102,7 @@ def addresses(f: Furnished) -> list[str]:
         f"/datasets/{f.dataset}/uploads/{f.upload}", f"/datasets/{f.dataset}/uploads/{f.upload}/receipt",
         f"/datasets/{f.dataset}/uploads/{f.upload}/receipt?outcome=refused", "/runs/new", f"/runs/new?dataset_id={f.dataset}",
         f"/runs/new?like={f.cancelled}", f"/runs/new?like={f.done}", "/runs", "/runs?status=failed&sort=name&search=huge",
-        "/runs?status=queued&search=nothing-like-it", f"/runs/{f.done}", f"/runs/{f.done}?phase=frozen&true=0&said=1",
+        "/runs?status=queued&search=nothing-like-it", f"/runs/{f.done}", f"/runs/{f.done}?phase=frozen&true=0&said=1&classes=-f1",
         f"/runs/{f.running}", f"/runs/{f.running}/progress", f"/runs/{f.queued}", f"/runs/{f.failed}", f"/runs/{f.cancelled}",
         f"/runs/{f.done}/delete", f"/runs/compare?id={f.done}&id={f.quick}",
         f"/runs/compare?id={f.quick}&id={f.done}&id={f.running}&pair=BC", f"/runs/compare?id={f.done}&id={f.elsewhere}",

@@ -59,7 +59,7 @@ class Chart {
   show(rows) {
     const key = `${rows.map((row) => row.index).filter((one, i, all) => all.indexOf(one) === i)} ${colour("ink")}`;
     this.rows = rows;
-    this.phases = phasesOf(rows);
+    this.phases = phasesOf(rows, this.place.closest("[data-curves]")?.dataset.keep?.split(" ") ?? []);
     const data = this.data();
     if (this.key === key) this.plot.setData(data);
     else {
@@ -146,7 +146,7 @@ class Chart {
     ctx.restore();
   }
 
-  // The epoch a phase keeps: its lowest validation loss.
+  // The epoch a phase keeps: that of its lowest validation loss, or its last.
   mark(plot) {
     const { ctx } = plot, ratio = devicePixelRatio || 1;
     ctx.save();
@@ -177,14 +177,15 @@ class Chart {
   }
 }
 
-function phasesOf(rows) {
+function phasesOf(rows, keeps) {
   const phases = [];
   rows.forEach((row, i) => {
     let phase = phases.at(-1);
     if (phase?.index !== row.index) phases.push((phase = { index: row.index, kind: row.phase === "frozen" ? "frozen" : "fine_tune", first: i, last: i, best: -1, loss: Infinity }));
     phase.last = i;
     const loss = row.value("validation", "loss");
-    if (loss !== null && loss < phase.loss) {
+    if (keeps[row.index] === "last") phase.best = i;
+    else if (loss !== null && loss < phase.loss) {
       phase.loss = loss;
       phase.best = i;
     }

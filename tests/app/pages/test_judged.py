@@ -3,6 +3,7 @@ import pytest
 from app.pages import judged
 from app.pages.cards import score_of
 from app.wording import wilson
+from core.errors import InputInvalid
 
 
 def score(kind: str, right: int, count: int) -> judged.PhaseScore:
@@ -66,7 +67,30 @@ def test_a_class_that_was_never_said_has_no_precision_and_one_without_pictures_n
     assert rows["b"].missed == 2
     assert rows["c"].recall is None
     assert rows["c"].false == 1
-    assert [row.class_name for row in judged.class_scores(["a", "b"], [[1, 1], [0, 2]])] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("sort", "order"),
+    [
+        ("recall", "abc"),
+        ("-recall", "bac"),
+        ("-class_name", "cba"),
+        ("support", "cba"),
+        ("precision", "cab"),
+        ("-precision", "abc"),
+        ("-false", "cab"),
+        ("-missed", "abc"),
+    ],
+)
+def test_classes_are_sorted_by_any_column_with_unknown_values_last(sort: str, order: str) -> None:
+    # recall: a 3/4, b 1, c has no pictures; precision: a 1, b 1, c 0
+    rows = judged.class_scores(["a", "b", "c"], [[3, 0, 1], [0, 2, 0], [0, 0, 0]])
+    assert "".join(row.class_name for row in judged.sorted_classes(rows, sort)) == order
+
+
+def test_an_unknown_column_is_refused() -> None:
+    with pytest.raises(InputInvalid, match=r"one of class_name, .* Received: 'colour'"):
+        judged.sorted_classes([], "colour")
 
 
 @pytest.mark.parametrize(("right", "count"), [(495, 513), (7, 12), (6, 12), (50, 100), (12, 12), (0, 9), (499, 1000)])
