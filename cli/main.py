@@ -16,7 +16,7 @@ from cli.broker import BrokerMissing
 from cli.data_folder import FolderUnusable
 from cli.exits import exit_code_of
 from cli.scripting import Json
-from cli.serve import CannotStart, bound_socket, new_start_link, serve
+from cli.serve import CannotStart, bound_socket, check_host, new_start_link, serve
 from core import accounts
 from core.config import VERSION, Settings, SettingsInvalid, read_settings
 from core.database import Database, open_database
@@ -77,7 +77,9 @@ def web(
     settings = read_settings(host=host, port=port, data_dir=data_dir)
     log_to_stderr(settings)
     if descriptor is None:
-        _migrate(settings)
+        database = _database(settings)
+        check_host(settings, database)
+        database.close()
     run_web(settings, descriptor, bound_socket)
 
 

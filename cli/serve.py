@@ -41,7 +41,7 @@ def serve(settings: Settings, say: Say) -> None:
     with take_folder(settings):
         database = open_database(settings)
         upgrade(database)
-        _check_host(settings, database)
+        check_host(settings, database)
         listening = bound_socket(settings.host, settings.port)
         port = listening.getsockname()[1]
         house = House(plans(settings, listening))
@@ -61,7 +61,12 @@ def serve(settings: Settings, say: Say) -> None:
             listening.close()
 
 
-def _check_host(settings: Settings, database: Database) -> None:
+def check_host(settings: Settings, database: Database) -> None:
+    """Let nobody but this machine reach a server that has no password yet.
+
+    Raises:
+        CannotStart: the address is not loopback and no admin has a password.
+    """
     with database.read() as session:
         allowed = settings.is_loopback or admin_exists(session)
     if not allowed:

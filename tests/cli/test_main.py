@@ -157,3 +157,9 @@ def test_a_start_link_can_be_used_once(thaw: Thaw, tmp_path: Path) -> None:
 def test_the_command_never_loads_tensorflow() -> None:
     code = "import sys, cli.main; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_the_web_server_alone_is_open_to_others_only_once_somebody_has_a_password(thaw: Thaw) -> None:
+    said = thaw("web", "--host", "0.0.0.0", "--port", "0")
+    assert said.code == 2
+    assert "does not listen on 0.0.0.0 before somebody can sign in" in said.error
