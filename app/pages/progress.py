@@ -89,12 +89,19 @@ def _phase_step(run: Run, which: tuple[str, int], state: str, epochs: Mapping[in
         return Step(PHASE_WORDS[kind], kind, state, 1.0, 1.0, _finished_info(finished, planned))
     if state == "waiting":
         return Step(PHASE_WORDS[kind], kind, state, 0.0, 1.0, f"up to {planned} epochs")
+    if run.progress.get("epoch") is None and run.progress.get("step"):
+        # before its first epoch a phase computes what the frozen part gives for every picture
+        return Step(PHASE_WORDS[kind], kind, state, finished, planned, f"getting ready, {_share(run)}")
     before = sum(count for other, count in epochs.items() if other < index)
     epoch = max(1, (run.progress.get("epoch") or before + 1) - before)
     step, total = run.progress.get("step") or 0, run.progress.get("steps_total") or 0
     inside = step / total if total and epoch > finished else 0.0
     info = f"epoch {epoch} of {planned}" + (f", step {step} of {total}" if total else "")
     return Step(PHASE_WORDS[kind], kind, state, min(planned, finished + inside), planned, info)
+
+
+def _share(run: Run) -> str:
+    return f"{run.progress.get('step') or 0:,} of {run.progress.get('steps_total') or 0:,}"
 
 
 def _finished_info(finished: int, planned: int) -> str:

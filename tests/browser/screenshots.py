@@ -52,7 +52,8 @@ def open_page(page: Page, address: str) -> None:
     """Open it and wait for its scripts, curves and every picture."""
     page.goto(address, wait_until="load")
     page.evaluate("for (const one of document.images) one.loading = 'eager'")
-    page.wait_for_function("[...document.images].every((one) => one.complete)")
+    # asked again and again from here: what waits inside the page would be refused by the content policy
+    wait_until(lambda: page.evaluate("[...document.images].every((one) => one.complete)"), 60, f"pictures of {address}")
     page.wait_for_timeout(250)
 
 

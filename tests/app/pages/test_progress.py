@@ -64,3 +64,9 @@ def test_the_exported_model_is_what_is_evaluated_so_export_comes_first() -> None
     assert [step.title for step in found] == ["Prepare", "Frozen phase", "Fine-tune phase", "Export", "Evaluate"]
     assert [step.state for step in found] == ["done", "done", "done", "now", "waiting"]
     assert states(run(RunStatus.RUNNING, phase="evaluate", step=3, steps_total=9), {})[-2:] == ["done", "now"]
+
+
+def test_a_phase_that_still_computes_features_has_no_epoch_yet() -> None:
+    one = run(RunStatus.RUNNING, phase="fine_tune", phase_index=1, epoch=None, step=224, steps_total=1040)
+    found = steps(one, {0: 20})[2]
+    assert (found.state, found.value, found.info) == ("now", 0, "getting ready, 224 of 1,040")
