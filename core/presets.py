@@ -42,6 +42,16 @@ _TOP_OF_THE_BACKBONE = FineTunePhase(
     schedule=Schedule(name="cosine", warmup_epochs=1),
 )
 
+# Evidence, flattering or not: docs/decisions/0006-presets.md
+_MORE_OF_THE_BACKBONE = FineTunePhase(
+    epochs=14,
+    unfreeze_from="b7_add",
+    views=8,
+    ema_decay=0.99,
+    optimizer=Optimizer(name="adamw", learning_rate=0.0003),
+    schedule=Schedule(name="cosine", warmup_epochs=1),
+)
+
 _ALL = (
     Preset(
         id="quick",
@@ -54,6 +64,12 @@ _ALL = (
         title="Standard",
         description="The frozen phase, then fine-tuning of the top of the backbone; the better one on validation wins.",
         config=TrainingConfig(phases=(_HEAD_ON_FEATURES, _TOP_OF_THE_BACKBONE)),
+    ),
+    Preset(
+        id="best",
+        title="Best",
+        description="Larger pictures, more of the backbone thawed, more views and epochs. For the last per cent, when time matters less.",
+        config=TrainingConfig(image_size=(256, 256), phases=(_HEAD_ON_FEATURES, _MORE_OF_THE_BACKBONE)),
     ),
 )
 

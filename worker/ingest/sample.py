@@ -74,14 +74,21 @@ def _photograph(random: np.random.Generator, draw: "_Draw") -> bytes:
 
 def _ground(random: np.random.Generator, height: int, width: int) -> Field:
     """What the things lie on: a colour with texture on several scales, sometimes in streaks, with litter of no class."""
-    colour = np.array(_GROUNDS[random.integers(len(_GROUNDS))], np.float32) + random.normal(0, 0.03, 3)
+    colour = _varied(random, _GROUNDS)
     streaks = float(random.choice([1.0, 1.0, 5.0]))
     texture = _clouds(random, height, width, streaks)
-    tint = 0.04 * (_clouds(random, height, width, 1.0)[..., None] - 0.5) * random.normal(0, 1, 3)
-    scene = (colour * (0.55 + 0.9 * texture[..., None]) + tint).astype(np.float32)
+    tint = 0.04 * (_clouds(random, height, width, 1.0)[..., None] - 0.5) * random.normal(0, 1, 3).astype(np.float32)
+    scene: Field = (colour * (0.55 + 0.9 * texture[..., None]) + tint).astype(np.float32)
     for _ in range(int(random.integers(0, 24))):
         _put(scene, random, _litter, random.uniform(3, _GRIT))
     return scene
+
+
+def _varied(random: np.random.Generator, colours: tuple[tuple[float, float, float], ...]) -> Field:
+    """One of the colours, slightly off."""
+    off = random.normal(0, 0.03, 3)
+    varied: Field = (np.array(colours[random.integers(len(colours))]) + off).astype(np.float32)
+    return varied
 
 
 def _clouds(random: np.random.Generator, height: int, width: int, streaks: float) -> Field:
@@ -113,7 +120,7 @@ def _put(scene: Field, random: np.random.Generator, draw: _Draw, side: float) ->
     u, v = dx * math.cos(turn) + dy * math.sin(turn), dy * math.cos(turn) - dx * math.sin(turn)
     shape = draw(random, u, v)
     mask = np.clip(shape.inside * side / 3, 0, 1)[..., None]
-    colour = np.array(_COLOURS[random.integers(len(_COLOURS))], np.float32) + random.normal(0, 0.03, 3)
+    colour = _varied(random, _COLOURS)
     mottled = 0.8 + 0.4 * _clouds(random, bottom - top, right - left, 1.0) if side > _GRIT else 1.0
     body = colour * (shape.light * mottled)[..., None]
     here = scene[top:bottom, left:right]
@@ -182,7 +189,7 @@ def _developed(scene: Field, random: np.random.Generator) -> bytes:
     turn = random.uniform(0, 2 * math.pi)
     slope = 1 + random.uniform(0, 0.4) * (columns * math.cos(turn) + rows * math.sin(turn))
     falloff = 1 - random.uniform(0, 0.25) * (columns**2 + rows**2)
-    cast = random.normal(1, 0.05, 3) * math.exp(random.normal(0, 0.28))
+    cast = (random.normal(1, 0.05, 3) * math.exp(random.normal(0, 0.28))).astype(np.float32)
     light = scene * (slope * falloff)[..., None] * cast
     light = np.clip(light, 0, 1) ** random.uniform(0.8, 1.2)
     picture = Image.fromarray((light * 255).astype(np.uint8))

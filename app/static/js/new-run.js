@@ -57,11 +57,12 @@ const SHOWN = (name) => name.startsWith("augmentation.") || ["resize", "image_si
 // Nine variants from the server, 300 ms after the last change of something that they show, and only while the panel is open.
 function startPreview(form, panel, box) {
   const pictures = box.querySelector("[data-preview-pictures]"), turn = box.querySelector("[name=preview_turn]");
-  let shown = null, waiting = null, asking = null;
+  let shown = null, waiting = null, asking = null, tries = 0;
   box.hidden = false;
 
   function look() {
     clearTimeout(waiting);
+    tries = 0;
     if (panel.open) waiting = setTimeout(ask, 300);
   }
 
@@ -78,6 +79,9 @@ function startPreview(form, panel, box) {
       if (!answer.ok) throw new Error(page.querySelector(".lead")?.textContent ?? `the server answered ${answer.status}`);
       pictures.replaceChildren(...page.body.children);
       shown = pictures.querySelector("img") ? wanted : null;
+      // the worker may be timing steps for an estimate, which takes a while: a few more tries
+      tries = shown ? 0 : tries + 1;
+      if (!shown && tries < 4) waiting = setTimeout(ask, 4000);
     } catch (error) {
       if (mine.signal.aborted) return;
       pictures.textContent = `No preview now: ${error.message}`;
