@@ -4,8 +4,10 @@ import hashlib
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ TRIES = 3  # of a fetch whose stream broke off; boto3 itself repeats requests th
 MOST_DELETED = 1000  # objects that S3 deletes with one request
 _ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 _BLOBS = "blobs/"
+_MAKING = threading.Lock()  # clients are for many threads, making them is not
 
 
 class BucketStorage(Storage):
@@ -156,6 +159,12 @@ class _BrokenOff(Exception):
     """A stream ended too early."""
 
 
+@cache
+def _session() -> Any:
+    """One session for the process: reading boto3's own data takes a second, once."""
+    return boto3.session.Session()
+
+
 def open_bucket(settings: Settings) -> BucketStorage:
     """The bucket of these settings. Nothing is asked of it yet."""
     # servers other than Amazon's are seldom reached as BUCKET.HOST
@@ -167,7 +176,8 @@ def open_bucket(settings: Settings) -> BucketStorage:
         max_pool_connections=2 * BucketStorage.parallel,
         s3=style,
     )
-    client = boto3.session.Session().client("s3", endpoint_url=settings.s3_endpoint_url, config=config)
+    with _MAKING:
+        client = _session().client("s3", endpoint_url=settings.s3_endpoint_url, config=config)
     copies = Copies(settings.copies_folder, settings.s3_cache_bytes)
     bucket, reserve = settings.s3_bucket or "", settings.disk_reserve_bytes
     return BucketStorage(client, bucket, settings.s3_prefix, copies, reserve_bytes=reserve)
