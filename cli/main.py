@@ -31,7 +31,6 @@ token_app = typer.Typer(no_args_is_help=True, help="API tokens.")
 user_app = typer.Typer(no_args_is_help=True, help="People who can sign in.")
 app.add_typer(token_app, name="token")
 app.add_typer(user_app, name="user")
-scripting.register(app)
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on (THAW_HOST).")]
 Port = Annotated[int | None, typer.Option(help="Port; 0 takes a free one (THAW_PORT).")]
@@ -180,6 +179,9 @@ def _password(from_pipe: bool) -> str:
     if first != getpass.getpass("Again: "):
         raise CannotStart("The two passwords differ. Nothing was made.")
     return first
+
+
+scripting.register(app)
 
 
 def _database(settings: Settings) -> Database:

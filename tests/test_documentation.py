@@ -1,10 +1,20 @@
 """What the documents say is what the code does."""
 
 import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
+import typer.core
+import typer.main
 
+from app.main import create_app
+from app.presenting import API
+from app.rest_guide import rest_guide
+from cli.main import app as command_line
 from core.config import Settings, settings_table
 from core.config_fields import fields_of_phase, fields_of_run, reference
 
@@ -30,8 +40,75 @@ def test_every_field_of_a_training_config_has_help() -> None:
     assert [one.path for one in fields if not one.help or not one.allowed] == []
 
 
+def test_the_rest_guide_is_what_the_contract_says() -> None:
+    written = (ROOT / "docs" / "rest.md").read_text(encoding="utf-8")
+    assert written == rest_guide(), "Write it again: .venv/bin/python -m app.rest_guide"
+
+
+def test_every_address_of_the_contract_is_in_the_rest_guide() -> None:
+    guide = rest_guide()
+    with tempfile.TemporaryDirectory() as folder:
+        app = create_app(Settings(data_dir=Path(folder), redis_url="redis://127.0.0.1:1/0"))
+        paths = app.openapi()["paths"]
+        app.state.house.queue.close()
+        app.state.house.database.close()
+    headings = {f"### {method.upper()} {path.removeprefix(API)}" for path in paths for method in paths[path]}
+    assert len(headings) > 50
+    assert headings <= set(guide.splitlines())
+
+
+def commands_of(group: typer.core.TyperGroup, before: str = "thaw") -> Iterator[tuple[str, list[str]]]:
+    """Every command of `thaw` with its options."""
+    for name, command in group.commands.items():
+        if isinstance(command, typer.core.TyperGroup):
+            yield from commands_of(command, f"{before} {name}")
+        elif not command.hidden:
+            shown = [one for one in command.params if not getattr(one, "hidden", False)]
+            yield f"{before} {name}", [max(one.opts, key=len) for one in shown if one.opts[0].startswith("-")]
+
+
+def test_every_command_and_its_options_are_documented() -> None:
+    page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    group = typer.main.get_command(command_line)
+    assert isinstance(group, typer.core.TyperGroup)
+    commands = dict(commands_of(group))
+    assert {"thaw serve", "thaw upload", "thaw token create"} <= set(commands)
+    for command, options in commands.items():
+        assert f"`{command}" in page, command
+        assert [one for one in options if f"`{one}`" not in page and f"{one} " not in page] == [], command
+
+
+def slugs(document: Path) -> set[str]:
+    """Anchors of a document's headings, as GitHub makes them."""
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    found: Counter[str] = Counter()
+    made = set()
+    for title in re.findall(r"^#{1,6} +(.+?) *$", text, re.MULTILINE):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title)
+        slug = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
+        made.add(f"{slug}-{found[slug]}" if found[slug] else slug)
+        found[slug] += 1
+    return made
+
+
+def links_of(document: Path) -> list[str]:
+    """Links to files of ours, with their anchors."""
+    links = re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8"))
+    return [link for link in links if "://" not in link and not link.startswith("mailto:")]
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_between_documents_lead_somewhere(document: Path) -> None:
-    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
-    local = [link for link in links if "://" not in link and not link.startswith("mailto:")]
-    assert [link for link in local if not (document.parent / link).exists()] == []
+    targets = [(link, document.parent / (link.partition("#")[0] or document.name)) for link in links_of(document)]
+    assert [link for link, target in targets if not target.exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_anchors_in_links_are_headings(document: Path) -> None:
+    missing = []
+    for link in links_of(document):
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        if anchor and target.suffix == ".md" and target.exists() and anchor not in slugs(target):
+            missing.append(link)
+    assert missing == []
