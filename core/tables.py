@@ -355,6 +355,7 @@ class Run(Identified, Leased, Base):
         Index(None, "test_fingerprint", "status"),
         Index(None, "dataset_id", "id"),
         Index(None, "group_id", "id"),
+        Index(None, "deleted_at"),
     )
 
 
@@ -444,6 +445,7 @@ class TrainedModel(Identified, Base):
         Index(None, "owner_id", "id"),
         Index(None, "owner_id", "name", "id"),
         Index(None, "owner_id", "test_accuracy", "id"),
+        Index(None, "deleted_at"),
     )
 
 

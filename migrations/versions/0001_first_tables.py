@@ -230,6 +230,7 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_runs_dataset_id_id"), ["dataset_id", "id"], unique=False)
         batch_op.create_index(batch_op.f("ix_runs_dataset_version_id"), ["dataset_version_id"], unique=False)
         batch_op.create_index(batch_op.f("ix_runs_group_id_id"), ["group_id", "id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_runs_deleted_at"), ["deleted_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_runs_owner_id_id"), ["owner_id", "id"], unique=False)
         batch_op.create_index(batch_op.f("ix_runs_owner_id_name_id"), ["owner_id", "name", "id"], unique=False)
         batch_op.create_index(batch_op.f("ix_runs_owner_id_status_id"), ["owner_id", "status", "id"], unique=False)
@@ -397,6 +398,7 @@ def upgrade() -> None:
         batch_op.create_index(
             batch_op.f("ix_models_owner_id_test_accuracy_id"), ["owner_id", "test_accuracy", "id"], unique=False
         )
+        batch_op.create_index(batch_op.f("ix_models_deleted_at"), ["deleted_at"], unique=False)
 
     op.create_table(
         "predictions",
@@ -533,6 +535,7 @@ def downgrade() -> None:
     op.drop_table("predictions")
     with op.batch_alter_table("models", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_models_owner_id_test_accuracy_id"))
+        batch_op.drop_index(batch_op.f("ix_models_deleted_at"))
         batch_op.drop_index(batch_op.f("ix_models_owner_id_name_id"))
         batch_op.drop_index(batch_op.f("ix_models_owner_id_id"))
 
@@ -561,6 +564,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_runs_owner_id_status_id"))
         batch_op.drop_index(batch_op.f("ix_runs_owner_id_name_id"))
         batch_op.drop_index(batch_op.f("ix_runs_owner_id_id"))
+        batch_op.drop_index(batch_op.f("ix_runs_deleted_at"))
         batch_op.drop_index(batch_op.f("ix_runs_group_id_id"))
         batch_op.drop_index(batch_op.f("ix_runs_dataset_version_id"))
         batch_op.drop_index(batch_op.f("ix_runs_dataset_id_id"))

@@ -24,6 +24,8 @@ _SPLIT = f"CASE (n / 10) % 5 WHEN 0 THEN '{Split.TEST}' WHEN 1 THEN '{Split.VALI
 _OUTCOME = f"CASE WHEN n % 50 = 0 THEN '{Outcome.REFUSED}' ELSE '{Outcome.KEPT}' END"
 _RUN_STATUS = _STATUS.format(going=RunStatus.QUEUED, bad=RunStatus.FAILED, good=RunStatus.SUCCEEDED)
 _UPLOAD_STATUS = _STATUS.format(going=UploadStatus.RECEIVED, bad=UploadStatus.REJECTED, good=UploadStatus.READY)
+_SCORE = "CASE WHEN n % 3 > 0 THEN (n % 1009) / 1009.0 END"
+_DELETED = "CASE WHEN n % 2000 = 3 THEN {now} END"
 VALUES: dict[str, dict[str, str]] = {
     "datasets": {"id": "{d:n}", "owner_id": _OWNER, "name": "'name ' || (n % 977)"},
     "dataset_versions": {"id": "{v:n}", "owner_id": _OWNER, "dataset_id": "{d:n / 20}", "number": "n % 20"},
@@ -48,7 +50,11 @@ VALUES: dict[str, dict[str, str]] = {
         "name": "'name ' || (n % 977)",
         "status": _RUN_STATUS,
         "group_id": f"CASE WHEN n % 50 = 1 THEN '{GROUP}' END",
-        "test_accuracy": "CASE WHEN n % 3 > 0 THEN (n % 1009) / 1009.0 END",
+        "test_accuracy": _SCORE,
+        "test_macro_f1": _SCORE,
+        "test_loss": _SCORE,
+        "validation_accuracy": _SCORE,
+        "deleted_at": _DELETED,
         "test_fingerprint": "{s:n / 100}",
     },
     "models": {
@@ -56,7 +62,8 @@ VALUES: dict[str, dict[str, str]] = {
         "owner_id": _OWNER,
         "run_id": "{r:n}",
         "name": "'name ' || (n % 977)",
-        "test_accuracy": "CASE WHEN n % 3 > 0 THEN (n % 1009) / 1009.0 END",
+        "test_accuracy": _SCORE,
+        "deleted_at": _DELETED,
     },
     "metrics": {
         "run_id": "{r:n / 400}",
@@ -109,6 +116,7 @@ def _numbers(connection: Connection) -> None:
 def _insert(table: Table, given: dict[str, str], now: str) -> str:
     columns = [column for column in table.columns if column.name in given or not column.nullable]
     values = [given.get(column.name, _anything(column.type.__class__.__name__, now)) for column in columns]
+    values = [value.replace("{now}", now) for value in values]
     names = ", ".join(f'"{column.name}"' for column in columns)
     return f"INSERT INTO {table.name} ({names}) SELECT {_with_ids(', '.join(values))} FROM numbers ORDER BY n"
 

@@ -1,19 +1,22 @@
 """With a hundred thousand rows, every list is read from an index, in its order: nothing is scanned whole or sorted whole."""
 
+import inspect
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
 import migrations
 from core import catalog, datasets, models, runs
 from core.catalog import PredictionWish, Wish
 from core.database import Database
-from core.tables import DatasetVersion, Run, Split
+from core.tables import DatasetVersion, Run, Split, TrainedModel, utc_now
 from tests.core.many_rows import DATASET, GROUP, MANY, OWNER, RUN, UPLOAD, VALUES, VERSION, fill
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -90,6 +93,7 @@ ASKED: dict[str, Asked] = {
     "images of a class and split": Asked(
         lambda session: catalog.version_images(session, _version(session), class_name="class 3", split=Split.TEST)
     ),
+    "picture_by_turn": Asked(lambda session: catalog.picture_by_turn(session, _version(session), 3)),
     "images_by_id": Asked(lambda session: catalog.images_by_id(session, VERSION, ["i-0000003", "i-0000004"])),
     "receipt": _second_page(lambda session, cursor: catalog.receipt_rows(session, UPLOAD, cursor=cursor)),
     "refused": _second_page(
@@ -121,14 +125,23 @@ ASKED: dict[str, Asked] = {
     "latest_version": Asked(lambda session: datasets.latest_version(session, DATASET)),
     "queue_counts": Asked(catalog.queue_counts, in_order=False),
     "runs_ahead": Asked(lambda session: catalog.runs_ahead(session, session.get_one(Run, "r-0050001"))),
+    "runs in the bin": Asked(lambda session: session.scalars(select(Run.id).where(Run.deleted_at < utc_now())).all()),
+    "models in the bin": Asked(
+        lambda session: session.scalars(select(TrainedModel.id).where(TrainedModel.deleted_at < utc_now())).all()
+    ),
     "looks": Asked(lambda session: runs.looks(session, OWNER, "s-0000003")),
+}
+SORTS = {
+    "datasets": ("created_at", "name"),
+    "runs": ("created_at", *catalog.RUN_SORTS),
+    "models": ("created_at", "name", "test_accuracy"),
 }
 for _name, _list in {
     "datasets": catalog.list_datasets,
     "runs": catalog.list_runs,
     "models": catalog.list_models,
 }.items():
-    for _sort in ("created_at", "name") if _name == "datasets" else ("created_at", "name", "test_accuracy"):
+    for _sort in SORTS[_name]:
         for _sign in ("", "-"):
             ASKED[f"{_name} by {_sign}{_sort}"] = _second_page(
                 lambda session, cursor, listed=_list, sort=_sign + _sort: listed(  # type: ignore[misc]
@@ -140,6 +153,20 @@ _LAST = catalog._encode([0.0, "r-0000009"])
 ASKED["runs where the scores end"] = Asked(
     lambda session: catalog.list_runs(session, OWNER, Wish(sort="-test_accuracy", cursor=_LAST))
 )
+
+
+def test_every_query_of_the_catalogue_is_asked_here() -> None:
+    queries = {name for name, one in inspect.getmembers(catalog, inspect.isfunction) if "session" in _arguments(one)}
+    asked = set(re.findall(r"catalog\.(\w+)", Path(__file__).read_text(encoding="utf-8")))
+    few_rows, every_row = (
+        "workers",
+        "stored_bytes",
+    )  # the system page has a table of few rows, and one sum of everything
+    assert {name for name in queries if not name.startswith("_")} - asked == {few_rows, every_row}
+
+
+def _arguments(function: Callable[..., Any]) -> set[str]:
+    return set(inspect.signature(function).parameters)
 
 
 @pytest.mark.parametrize("name", ASKED)
