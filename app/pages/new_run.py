@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from app.dependencies import House, Person, ReadSession, TheHouse, WriteSession
+from app.estimating import ask_for_estimate, find_estimate
 from app.pages.forms import Fields, see_other
 from app.previewing import PreviewWish, preview
 from app.run_form import BASE_PRESET, OWN, PHASES, Section, form_values, problems_by_name, read_form, sections
@@ -17,7 +18,7 @@ from app.templating import View, render
 from core.backbones import BACKBONES
 from core.catalog import Wish, latest_versions, list_datasets, picture_by_turn
 from core.datasets import find_dataset, find_version
-from core.errors import FieldProblem, InputInvalid, NotFound, WorkersAway
+from core.errors import BrokerAway, FieldProblem, InputInvalid, NotFound, WorkersAway
 from core.presets import PRESETS, Preset
 from core.runs import MOST_REPEATS, NewRun, create_runs, find_run
 from core.tables import Dataset, DatasetVersion, Split
@@ -67,6 +68,17 @@ class PreviewView(View):
     filename: str = ""
     size: tuple[int, int] = (0, 0)
     sentence: str = ""
+
+
+@dataclass(frozen=True)
+class EstimateView(View):
+    """How long a preset would take; without words where nobody knows."""
+
+    template = "runs/_estimate.html"
+    status: str
+    asked: str = ""
+    words: str = ""
+    basis: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,6 +201,38 @@ async def show_preview(request: Request, person: Person, house: TheHouse, form: 
     except WorkersAway as error:
         view = PreviewView(sentence=f"No preview now: {error.message}")
     return await run_in_threadpool(render, request, view)
+
+
+@router.get("/runs/new/estimate")
+def show_estimate(
+    request: Request,
+    session: ReadSession,
+    person: Person,
+    house: TheHouse,
+    version_id: str = "",
+    preset: str = "",
+    asked: str = "",
+) -> Response:
+    """How long a preset would take on this version; `asked` is the estimate that an earlier answer has begun."""
+    try:
+        if not asked:
+            version = find_version(session, person.id, version_id)
+            asked = ask_for_estimate(session, house, version, _preset(preset).config)
+        found = find_estimate(session, house, person.id, asked)
+    except (BrokerAway, NotFound, InputInvalid):  # the card is whole without it
+        return render(request, EstimateView("failed"))
+    words = {"measuring": "timing …", "ready": f"about {rounded_duration(found.seconds or 0)}"}.get(found.status, "")
+    return render(request, EstimateView(found.status, asked, words, found.basis or ""))
+
+
+def rounded_duration(seconds: float) -> str:
+    """No more digits than an estimate deserves: 9 s, 45 s, 1:20, 14 min."""
+    if seconds < 58:
+        return f"{max(1, round(seconds)) if seconds < 20 else round(seconds / 5) * 5} s"
+    if seconds < 597:
+        whole = round(seconds / 5) * 5
+        return f"{whole // 60}:{whole % 60:02}"
+    return f"{round(seconds / 60)} min"
 
 
 def _preview_wish(house: House, owner_id: str, form: Mapping[str, str]) -> tuple[PreviewWish, str]:

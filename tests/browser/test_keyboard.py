@@ -63,7 +63,7 @@ def test_pages_are_reached_and_a_run_is_started_without_a_mouse(chromium: Browse
         tab_to(page, "input[name=preset]")
         page.keyboard.press("ArrowLeft")
         expect(page.locator("input[name=preset]:focus")).to_be_checked()
-        tab_to(page, "#own-settings summary")
+        tab_to(page, "#own-settings > summary")
         page.keyboard.press("Enter")
         expect(page.locator("#own-settings")).to_have_attribute("open", "")
         tab_to(page, 'button.btn--primary[type="submit"]')

@@ -99,7 +99,7 @@ def test_wrong_settings_are_shown_at_their_field_and_nothing_typed_is_lost(chrom
     with watched_window(chromium, allowed=(*ALLOWED, "422")) as window:
         window.context.add_cookies([served.cookie()])
         visit(window, served, f"/runs/new?dataset_id={served.house.dataset}")
-        window.page.locator("#own-settings summary").click()
+        window.page.locator("#own-settings > summary").click()
         window.page.locator('[name="head.dropout"]').fill("7")
         window.page.locator('[name="name"]').fill("my name")
         assert window.page.locator('[name="preset"][value="own"]').is_checked()

@@ -72,7 +72,7 @@ def upload(page: Page, pictures: Path) -> None:
 def train(page: Page) -> None:
     """Own settings: a tiny network from scratch in two phases; the page follows it without being loaded again."""
     page.get_by_role("link", name="Train", exact=True).first.click()
-    page.locator("#own-settings summary").click()
+    page.locator("#own-settings > summary").click()
     page.locator('[name="backbone"]').select_option("tiny_cnn")
     page.locator('[name="weights"]').select_option("none")
     page.locator('[name="image_size"]').fill("32")

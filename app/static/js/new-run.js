@@ -1,5 +1,5 @@
 // Changing any setting of the panel chooses "Own settings"; choosing them opens the panel. The preview follows the settings.
-import { duration } from "./small.js";
+import { fetchPage } from "./swap.js";
 
 export function start(form) {
   const panel = form.querySelector("#own-settings");
@@ -15,41 +15,22 @@ export function start(form) {
 
 const wait = (ms) => new Promise((done) => { setTimeout(done, ms); });
 
-// "about 1:20": no more digits than an estimate deserves
-function about(seconds) {
-  if (seconds < 58) return `about ${seconds < 20 ? Math.max(1, Math.round(seconds)) : Math.round(seconds / 5) * 5} s`;
-  if (seconds < 600) return `about ${duration(Math.round(seconds / 5) * 5)}`;
-  return `about ${Math.round(seconds / 60)} min`;
-}
-
-// One preset after the other: the first time, each is timed on this machine. What fails says nothing: the card is whole without it.
+// One preset after the other: the first time, each is timed on this machine. The server says it in words, or says nothing.
 async function startEstimates(form) {
   const version = form.querySelector("[name=version_id]").value;
-  for (const place of form.querySelectorAll("[data-estimate]")) {
-    try {
-      await estimate(place, version);
-    } catch {
-      place.textContent = "";
-    }
-  }
+  for (const place of form.querySelectorAll("[data-estimate]")) await estimate(place, version).catch(() => { place.textContent = ""; });
 }
 
 async function estimate(place, version) {
-  const body = JSON.stringify({ dataset_version_id: version, preset: place.dataset.estimate });
-  let answer = await json("/api/v1/runs/estimate", { method: "POST", body, headers: { "Content-Type": "application/json" } });
-  while (answer.status === "measuring" && place.isConnected) {
-    place.textContent = "timing …";
+  const query = new URLSearchParams({ version_id: version, preset: place.dataset.estimate });
+  for (;;) {
+    const page = await fetchPage(`/runs/new/estimate?${query}`);
+    const said = page.querySelector("[data-status]");
+    place.replaceChildren(said);
+    if (said.dataset.status !== "measuring" || !place.isConnected) return;
+    query.set("asked", said.dataset.asked);
     await wait(1000);
-    answer = await json(`/api/v1/runs/estimate/${answer.id}`);
   }
-  place.textContent = answer.status === "ready" ? about(answer.seconds) : "";
-  if (answer.basis) place.title = `On this machine, from its start: ${answer.basis}`;
-}
-
-async function json(address, options) {
-  const answer = await fetch(address, options);
-  if (!answer.ok) throw new Error(`${answer.status}`);
-  return answer.json();
 }
 
 const SHOWN = (name) => name.startsWith("augmentation.") || ["resize", "image_size", "seed", "preview_turn"].includes(name);

@@ -4,6 +4,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.dependencies import House
+from app.pages.new_run import rounded_duration
 from app.run_form import form_values
 from core import accounts
 from core.catalog import picture_by_turn
@@ -67,3 +68,17 @@ def test_the_next_turn_shows_another_training_picture(house: House, owned: Belon
     assert {place.split for place in places} == {Split.TRAIN}
     assert places[0].image_id != places[1].image_id
     assert len({place.image_id for place in places}) == 6  # all that there are
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.2, "1 s"), (9.4, "9 s"), (33, "35 s"), (79, "1:20"), (300, "5:00"), (830, "14 min")]
+)
+def test_an_estimate_has_no_more_digits_than_it_deserves(seconds: float, words: str) -> None:
+    assert rounded_duration(seconds) == words
+
+
+def test_a_card_is_whole_without_an_estimate(page: TestClient, owned: Belongings) -> None:
+    asked = page.get("/runs/new/estimate", params={"version_id": owned.version_id, "preset": "nonsense"})
+    assert (asked.status_code, 'data-status="failed"' in asked.text) == (200, True)
+    begun = page.get("/runs/new/estimate", params={"version_id": owned.version_id, "preset": "quick"})
+    assert 'data-status="measuring"' in begun.text
