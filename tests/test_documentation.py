@@ -78,6 +78,14 @@ def test_every_command_and_its_options_are_documented() -> None:
         assert [one for one in options if f"`{one}`" not in page and f"{one} " not in page] == [], command
 
 
+def test_every_test_that_the_engines_page_names_exists() -> None:
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    there = set(re.findall(r"^def (test_\w+)\(", sources, re.MULTILINE))
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "engine.md").read_text(encoding="utf-8")))
+    assert len(named) > 20
+    assert named - there == set()
+
+
 def slugs(document: Path) -> set[str]:
     """Anchors of a document's headings, as GitHub makes them."""
     text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
