@@ -17,7 +17,7 @@ const PARTS = [
   ["[data-new-run]", startNewRun],
   ["[data-curves]", startCurves],
   ["[data-compare]", startCompare],
-  ["[data-run]", startRun],
+  ["[data-run][data-revision]", startRun],
 ];
 
 function start(root) {
