@@ -7,7 +7,7 @@ PYTHON := $(shell for candidate in $(PYTHON) python3 python3.13 python3.12 pytho
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: run setup setup-dev test test-slow check format bench screenshots lock clean
+.PHONY: run setup setup-dev docs test test-slow check format bench screenshots lock clean
 
 run: setup  ## start Thaw on this machine and open it in the browser
 	$(BIN)/thaw serve
@@ -38,6 +38,9 @@ bench: setup-dev  ## measured ratios; see docs/benchmarks.md
 
 screenshots: setup-dev  ## every page, both widths and themes, into build/screenshots; ARGS="--docs FOLDER" for docs/images
 	$(BIN)/python -m tests.browser.screenshots $(ARGS)
+
+docs: setup-dev  ## write the generated documents again
+	$(BIN)/python -m app.rest_guide
 
 lock: setup-dev  ## resolve the pinned versions again, with hashes
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/base.txt

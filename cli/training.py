@@ -151,6 +151,7 @@ def events(remote: Remote, run_id: str) -> Iterator[Event]:
                     yield event
                 if event.name == "status" and event.data["status"] in ENDED and event.number:
                     return
+            time.sleep(PAUSES[0])  # the server ends a stream after a while, or because it is restarted
         except ServerAway:
             lost += 1
             if lost > len(PAUSES):
