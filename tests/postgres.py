@@ -47,11 +47,16 @@ class Postgres:
 
     def empty(self, address: str) -> None:
         """Remove every row that a test has left, whoever is still connected. Tables stay: that is faster than copying them."""
+        self.disconnect(address)
+        with psycopg.connect(address, autocommit=True) as connection:
+            # all other rows belong to a user
+            connection.execute("TRUNCATE users, workers, singletons CASCADE")
+
+    def disconnect(self, address: str) -> None:
+        """Break every connection to a database, as a restart or a failover does."""
         with psycopg.connect(address, autocommit=True) as connection:
             others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
             connection.execute(f"{others} AND pid <> pg_backend_pid()".encode())
-            # all other rows belong to a user
-            connection.execute("TRUNCATE users, workers, singletons CASCADE")
 
     def _connection(self) -> "psycopg.Connection[tuple[object, ...]]":
         return psycopg.connect(self.address("postgres"), autocommit=True)
