@@ -129,9 +129,21 @@ def _tell_the_story(house: House, page: Page, photographs: Path) -> None:
     }.items():
         open_page(page, house.address + path)
         page.wait_for_timeout(1500)
+        # estimates come one by one
+        wait_until(lambda: "timing" not in page.inner_text("main"), PATIENCE_SECONDS, f"the times on {name}")
         keep(page, name)
-    open_page(page, f"{house.address}/models/{model}")
+    _shoot_model(house, page, model, photographs)
+
+
+def _shoot_model(house: House, page: Page, model: str, photographs: Path) -> None:
     pictures = [next(iter(sorted(one.iterdir()))) for one in sorted(photographs.iterdir()) if one.is_dir()]
+
+    def answers() -> bool:
+        asked = house.client.post(f"/api/v1/models/{model}/predict", files={"images": pictures[0].read_bytes()})
+        return asked.status_code == 200
+
+    wait_until(answers, PATIENCE_SECONDS, "the prediction worker has the model")
+    open_page(page, f"{house.address}/models/{model}")
     page.set_input_files("[data-predict] input[type=file]", pictures[1:4])
     page.wait_for_selector("[data-answer]", timeout=120_000)
     page.wait_for_timeout(500)

@@ -9,7 +9,7 @@ const SCALE = { accuracy: 100, loss: 1 };
 export function start(box) {
   const table = box.querySelector("[data-metrics] table");
   if (!table) return;
-  const thaws = [...table.querySelectorAll("th[data-run]")].map((one) => Number(one.dataset.thaw) || null);
+  const thaws = [...table.querySelectorAll("th[data-thaw]")].map((one) => Number(one.dataset.thaw) || null);
   const draw = () => {
     if (!globalThis.uPlot) return;
     box.querySelector("[data-charts]").hidden = false;
