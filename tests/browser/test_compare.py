@@ -59,3 +59,20 @@ def test_a_deleted_run_is_brought_back_by_one_button(chromium: Browser, served: 
         expect(page.locator(f'tbody a[href="{address}"]')).to_have_count(0)
         page.get_by_role("button", name="Undo").click()
         page.wait_for_url(f"**{address}")
+
+
+def test_back_shows_what_was_before_and_a_jump_within_the_page_loads_nothing(chromium: Browser, served: Served) -> None:
+    with watched_window(chromium, allowed=ALLOWED) as window:
+        page = window.page
+        window.context.add_cookies([served.cookie()])
+        visit(window, served, f"/runs/{served.house.done}")
+        page.evaluate("window.stayed = true")
+        page.locator('.jump a[href="#mistakes"]').click()
+        page.wait_for_url("**#mistakes")
+        page.wait_for_timeout(200)
+        assert page.evaluate("window.stayed")
+        page.locator("#classes a.sort").nth(1).click()
+        page.wait_for_url("**classes=support**")
+        page.go_back()
+        expect(page.locator("#classes th[aria-sort]")).to_contain_text("Recall")
+        assert "classes=" not in page.url

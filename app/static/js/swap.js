@@ -1,5 +1,7 @@
 // Parts of a page from a newer copy of the same page: the server renders everything, once.
 const listeners = [];
+const place = () => location.pathname + location.search;
+let shown = place();
 
 export function onSwap(call) {
   listeners.push(call);
@@ -53,7 +55,8 @@ export function startSwaps() {
     address.search = new URLSearchParams(new FormData(form)).toString();
     follow(form.dataset.swap, address.href);
   });
-  addEventListener("popstate", () => location.reload());
+  // a jump within the page (#…) is a popstate too, and must stay one
+  addEventListener("popstate", () => { if (place() !== shown) location.reload(); });
 }
 
 async function follow(id, address) {
@@ -62,6 +65,7 @@ async function follow(id, address) {
   try {
     if (!(await swap(id, address))) throw new Error("gone");
     history.pushState(null, "", address);
+    shown = place();
     const fresh = document.getElementById(id);
     const heading = fresh.querySelector("h2, h3");
     if (heading) {
