@@ -151,10 +151,18 @@ def test_answers_of_the_model_are_sound_with_and_without_the_page(
     assert "models/answers.html" in rendered
 
 
+def test_the_estimate_of_a_card_is_sound(browser: TestClient, furnished: Furnished, rendered: set[str]) -> None:
+    part = checked(browser.get(f"/runs/new/estimate?version_id={furnished.version}&preset=quick"))
+    assert "<html" not in part
+    assert 'data-status="' in part
+    assert "runs/_estimate.html" in rendered
+
+
 def test_no_template_was_left_out(browser: TestClient, furnished: Furnished, rendered: set[str]) -> None:
     test_every_page_of_a_furnished_house_is_sound(browser, furnished, rendered)
     test_the_login_page_is_sound(furnished, rendered)
     test_answers_of_the_model_are_sound_with_and_without_the_page(browser, furnished, rendered)
+    test_the_estimate_of_a_card_is_sound(browser, furnished, rendered)
     root = templating.TEMPLATES
     assert {str(one.relative_to(root)) for one in root.rglob("*.html")} - rendered == set()
 
