@@ -77,6 +77,7 @@ def train(page: Page) -> None:
     page.locator('[name="weights"]').select_option("none")
     page.locator('[name="image_size"]').fill("32")
     page.locator('[name="frozen.epochs"]').fill(str(FROZEN))
+    page.locator('[name="frozen.optimizer.name"]').select_option("adam")
     page.locator('[name="frozen.features"]').select_option("live")
     page.locator('[name="frozen.optimizer.learning_rate"]').fill("0.01")
     page.locator('[name="frozen.early_stopping.patience"]').fill("")
