@@ -191,6 +191,7 @@ def test_its_thread_survives_an_error(house: Database, settings: Settings, monke
     sweeper.start()
     wait_until(lambda: len(swept) >= 3, 10, "a third sweep")
     sweeper.stop()
+    assert len(swept) >= 3
 
 
 def test_what_nobody_needs_any_more_is_removed(house: Database, settings: Settings) -> None:

@@ -45,6 +45,7 @@ def test_everything_in_a_parts_group_goes_with_it() -> None:
     below = wait_until(lambda: (found := descendants(pid_of(house))) and len(found) == 2 and found, 10, "a family")
     house.stop()
     wait_until(lambda: not still_alive(below), 3, "all gone")
+    assert not still_alive(below)
 
 
 def test_a_part_that_does_not_stop_in_time_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,9 @@ class TestBoth:
             storage.local_tree("models/1")
 
     def test_deleting_what_is_not_there_is_fine(self, storage: Storage) -> None:
+        storage.put(BLOB, PIXELS)
         storage.delete("models/nothing")
+        assert storage.has(BLOB)
 
     def test_what_is_kept_for_a_folder_can_be_read_there(self, storage: Storage, tmp_path: Path) -> None:
         storage.put(BLOB, PIXELS)

@@ -60,7 +60,7 @@ def test_two_or_three_runs_are_compared(browser: TestClient, furnished: Furnishe
 
 
 def test_a_run_of_nobody_is_not_found(browser: TestClient, furnished: Furnished) -> None:
-    checked(browser.get(f"/runs/compare?id={furnished.done}&id=nothing"), 404)
+    assert "nothing" in checked(browser.get(f"/runs/compare?id={furnished.done}&id=nothing"), 404)
 
 
 def test_only_what_differs_is_listed_in_the_words_of_the_form() -> None:

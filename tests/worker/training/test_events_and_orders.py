@@ -31,7 +31,12 @@ def test_an_event_is_one_whole_line_of_json_whatever_thread_says_it() -> None:
 def test_a_listener_that_went_away_does_not_stop_the_work() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    Speaker(writing).log("nobody hears this")
+    try:
+        Speaker(writing).log("nobody hears this")
+        with pytest.raises(BrokenPipeError):  # the pipe really was broken
+            os.write(writing, b"x")
+    finally:
+        os.close(writing)
 
 
 def test_progress_is_said_at_most_twice_a_second() -> None:
