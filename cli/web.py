@@ -2,7 +2,6 @@
 
 import socket
 from collections.abc import Callable
-from functools import partial
 
 import uvicorn
 
@@ -18,10 +17,10 @@ def run_web(settings: Settings, descriptor: int | None, bind: Callable[[str, int
         descriptor: a listening socket that we inherited, or None to bind one.
         bind: makes a listening socket.
     """
+    app = create_app(settings)  # before there is an event loop: what is missing becomes a sentence, not a crash inside it
     listening = bind(settings.host, settings.port) if descriptor is None else socket.socket(fileno=descriptor)
     config = uvicorn.Config(
-        partial(create_app, settings),
-        factory=True,
+        app,
         timeout_graceful_shutdown=3,  # uvicorn waits for ever while an event stream is open
         log_config=None,
         access_log=False,

@@ -1,4 +1,7 @@
-"""A browser, and a furnished house served on a free port. Everything here is skipped where there is no Chromium."""
+"""A browser, and a furnished house served on a free port. Everything here is skipped where there is no Chromium.
+
+Both end with this package: Playwright keeps an event loop running in its thread, and no other test must find one there.
+"""
 
 import socket
 import threading
@@ -27,7 +30,7 @@ class Served:
         return {"name": "thaw_session", "value": self.house.cookie, "url": self.address}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
     if chromium_path() is None:
         pytest.skip("there is no Chromium on this machine")
@@ -36,7 +39,7 @@ def chromium() -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     house = furnish(tmp_path_factory.mktemp("served"))
     listening = socket.create_server(("127.0.0.1", 0))
