@@ -17,7 +17,7 @@ def run_web(settings: Settings, descriptor: int | None, bind: Callable[[str, int
         descriptor: a listening socket that we inherited, or None to bind one.
         bind: makes a listening socket.
     """
-    app = create_app(settings)  # before there is an event loop: what is missing becomes a sentence, not a crash inside it
+    app = create_app(settings)  # before there is an event loop: what is missing is a sentence, not a crash in it
     listening = bind(settings.host, settings.port) if descriptor is None else socket.socket(fileno=descriptor)
     config = uvicorn.Config(
         app,
