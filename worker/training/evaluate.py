@@ -73,10 +73,12 @@ class Judged:
     Attributes:
         test: probabilities float32 [n_test, classes].
         validation: probabilities float32 [n_validation, classes].
+        temperature: by which these probabilities are scaled already, where the network has it inside; None: unscaled.
     """
 
     test: np.ndarray
     validation: np.ndarray
+    temperature: float | None = None
 
 
 def ask(work: Workplace, answer: Answer, message: str) -> Judged:

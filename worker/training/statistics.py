@@ -146,6 +146,24 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float | No
     return float(np.exp(found.x))
 
 
+def with_temperature(probabilities: np.ndarray, temperature: float | None) -> np.ndarray:
+    """Probabilities as they are once their logarithms are divided by a temperature: p ** (1 / T), normalised.
+
+    The way back is `with_temperature(scaled, 1 / T)`; a sigmoid head's two columns are scaled as its logit would be.
+
+    Args:
+        probabilities: float [n, classes].
+        temperature: above 0; None changes nothing.
+
+    Returns:
+        float64 [n, classes].
+    """
+    logits = np.log(np.clip(probabilities.astype(np.float64), 1e-12, 1.0)) / (temperature or 1.0)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scaled: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return scaled
+
+
 def _mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_sums = np.log(np.exp(shifted).sum(axis=1))

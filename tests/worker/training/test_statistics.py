@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from worker.training.statistics import calibration, compare, fit_temperature, p_text, wilson_interval
+from worker.training.statistics import calibration, compare, fit_temperature, p_text, wilson_interval, with_temperature
 
 
 def _right(*counts: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,3 +74,18 @@ def test_the_temperature_undoes_overconfidence() -> None:
 
 def test_fewer_than_fifty_pictures_give_no_temperature() -> None:
     assert fit_temperature(np.full((49, 2), 0.5), np.zeros(49, int)) is None
+
+
+def test_a_temperature_divides_the_logits_and_can_be_taken_back() -> None:
+    logits = np.array([[2.0, 0.0, -1.0], [0.1, 0.0, 0.2]])
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    scaled = with_temperature(probabilities, 2.5)
+    assert scaled == pytest.approx(np.exp(logits / 2.5) / np.exp(logits / 2.5).sum(axis=1, keepdims=True))
+    assert with_temperature(scaled, 1 / 2.5) == pytest.approx(probabilities)
+    assert with_temperature(probabilities, None) == pytest.approx(probabilities)
+
+
+def test_a_temperature_of_a_sigmoid_is_that_of_its_logit() -> None:
+    first = 1 / (1 + np.exp(-3.0))
+    scaled = with_temperature(np.array([[1 - first, first]]), 2.0)
+    assert scaled[0, 1] == pytest.approx(1 / (1 + np.exp(-1.5)))
