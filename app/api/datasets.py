@@ -2,16 +2,18 @@
 
 import shutil
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import Query, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, StreamingResponse
 
 from app.api.routing import CreatingRoute, Pages, Sorted, api_router
 from app.api.schemas import DatasetIn, DatasetOut, DatasetPatch, ImageOut, Listed, UploadOut, VersionOut
 from app.dependencies import Person, ReadSession, SettingsOf, TheHouse, WriteSession
 from app.presenting import API, dataset_out, image_out, upload_out, version_out
+from app.version_zip import VersionZip
 from core import catalog, datasets
 from core.database import after_commit
 from core.storage import blob_key, thumbnail_key
@@ -102,6 +104,24 @@ def list_versions(dataset_id: str, session: ReadSession, person: Person, paging:
 def read_version(version_id: str, session: ReadSession, person: Person) -> VersionOut:
     """A frozen list of pictures: its classes, counts and fingerprints."""
     return version_out(datasets.find_version(session, person.id, version_id))
+
+
+@router.get(
+    "/dataset-versions/{version_id}/export",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}},
+)
+def export_version(version_id: str, session: ReadSession, person: Person, house: TheHouse) -> StreamingResponse:
+    """The version as a ZIP archive: every picture as it was uploaded, and `manifest.csv`. Uploaded again it makes the same fingerprint."""
+    version = datasets.find_version(session, person.id, version_id)
+    dataset = datasets.find_dataset(session, person.id, version.dataset_id)
+    archive = VersionZip(house.database, house.storage, dataset, version)
+    named = quote(f"{dataset.name} {version.number}.zip", safe="")
+    headers = {
+        "Content-Length": str(archive.size),
+        "Content-Disposition": f"attachment; filename=\"dataset-version-{version.number}.zip\"; filename*=UTF-8''{named}",
+    }
+    return StreamingResponse(archive.stream(), media_type="application/zip", headers=headers)
 
 
 @router.get("/dataset-versions/{version_id}/images")

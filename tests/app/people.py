@@ -1,5 +1,6 @@
 """People who call the API in tests, and things that belong to them."""
 
+import hashlib
 from dataclasses import dataclass
 
 from fastapi import FastAPI
@@ -71,16 +72,22 @@ class Belongings:
     session_id: str
 
 
+def original_of(user: User, index: int) -> bytes:
+    """The bytes of one of somebody's eight pictures."""
+    return f"original {index} of {user.name}".encode()
+
+
 def belongings(house: House, user: User) -> Belongings:
     """A dataset with four pictures, an upload, a run that has succeeded, and its model with a file."""
     with house.database.write() as session:
         dataset = datasets.create_dataset(session, user.id, "Pets")
         placed = []
         for index in range(8):
-            sha = f"{user.name:>02.2}{index}".encode().hex().ljust(64, "0")
-            facts = {"width": 8, "height": 6, "format": "PNG", "size_bytes": 9}
+            body = original_of(user, index)
+            sha = hashlib.sha256(body).hexdigest()
+            facts = {"width": 8, "height": 6, "format": "PNG", "size_bytes": len(body)}
             image_id = datasets.remember_image(session, user.id, sha, facts)
-            house.storage.put(blob_key(sha), b"original!")
+            house.storage.put(blob_key(sha), body)
             house.storage.put(thumbnail_key(sha), b"thumbnail")
             split = Split.TEST if index >= 6 else Split.TRAIN
             name = CLASSES[index % 2]

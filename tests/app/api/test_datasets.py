@@ -5,7 +5,7 @@ import pytest
 from app.dependencies import House
 from core.storage import thumbnail_key
 from core.tables import Image
-from tests.app.people import Belongings, Caller, belongings
+from tests.app.people import Belongings, Caller, belongings, original_of
 
 pytestmark = pytest.mark.both_databases
 
@@ -97,7 +97,10 @@ def test_the_thumbnail_is_inline_and_the_original_a_download(ada: Caller, house:
     assert "immutable" in small.headers["cache-control"]
     assert "private" in small.headers["cache-control"]
     original = ada.client.get(picture["original_url"])
-    assert (original.content, original.headers["content-type"]) == (b"original!", "application/octet-stream")
+    assert (original.content, original.headers["content-type"]) == (
+        original_of(ada.user, 0),
+        "application/octet-stream",
+    )
     assert original.headers["content-disposition"].startswith("attachment;")
     assert original.headers["x-content-type-options"] == "nosniff"
     with house.database.read() as session:

@@ -1,12 +1,14 @@
 """`POST /augmentation-preview`."""
 
+import hashlib
+
 import pytest
 
 from app.dependencies import House
 from core.config import Settings
 from core.storage import blob_key
 from tests.app.answering import answering
-from tests.app.people import Belongings, Caller, belongings
+from tests.app.people import Belongings, Caller, belongings, original_of
 
 PATH = "/api/v1/augmentation-preview"
 
@@ -25,7 +27,7 @@ def test_nine_pictures_come_back_and_none_travels_to_the_worker(
         answer = ada.client.post(PATH, json=wish)
     assert answer.json() == {"pictures": ["data:image/png;base64,aGk="] * 9}
     (question,) = asked
-    assert question["blob_key"] == blob_key(f"{ada.user.name:>02.2}0".encode().hex().ljust(64, "0"))
+    assert question["blob_key"] == blob_key(hashlib.sha256(original_of(ada.user, 0)).hexdigest())
     assert (question["kind"], question["image_size"], question["seed"]) == ("augment", [192, 96], 4)
     assert (question["augmentation"]["zoom"], question["augmentation"]["rotation_degrees"]) == (0.2, 36.0)
 
