@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.security import SAFE_METHODS, Identity, authenticate
 from app.watching import Hub
+from app.writing import Writings
 from core.config import Settings
 from core.database import Database, commit
 from core.errors import NotAuthenticated
@@ -27,6 +28,7 @@ class House:
     storage: Storage
     queue: Queue
     hub: Hub
+    writings: Writings = field(default_factory=Writings)
     # a question to the prediction worker holds a thread for up to 20 s: the other routes keep theirs
     asking: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(8))
 

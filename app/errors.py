@@ -47,7 +47,28 @@ class MediaTypeUnknown(ThawError):
     """A body of a kind that this route does not read."""
 
 
-STATUSES: dict[type[ThawError], HTTPStatus] = {
+class HeaderInvalid(ThawError):
+    """A header of the request that cannot be understood."""
+
+
+class Locked(ThawError):
+    """Another request is writing the same file now; try again in a moment."""
+
+
+class Expired(ThawError):
+    """Nobody went on with this for too long."""
+
+
+class ProtocolUnknown(ThawError):
+    """A version of the protocol that is not spoken here."""
+
+
+class ChecksumDiffers(ThawError):
+    """The bytes that came are not those that were sent; they were thrown away."""
+
+
+CHECKSUM_DIFFERS = 460  # of tus; HTTP has no name for it
+STATUSES: dict[type[ThawError], int] = {
     NotFound: HTTPStatus.NOT_FOUND,
     InputInvalid: HTTPStatus.UNPROCESSABLE_ENTITY,
     UploadRejected: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -61,6 +82,11 @@ STATUSES: dict[type[ThawError], HTTPStatus] = {
     Forbidden: HTTPStatus.FORBIDDEN,
     TooMany: HTTPStatus.TOO_MANY_REQUESTS,
     MediaTypeUnknown: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HeaderInvalid: HTTPStatus.BAD_REQUEST,
+    Locked: HTTPStatus.LOCKED,
+    Expired: HTTPStatus.GONE,
+    ProtocolUnknown: HTTPStatus.PRECONDITION_FAILED,
+    ChecksumDiffers: CHECKSUM_DIFFERS,
 }
 
 
@@ -85,6 +111,8 @@ class Problem:
     @property
     def title(self) -> str:
         """The status in words."""
+        if self.status == CHECKSUM_DIFFERS:
+            return "Checksum Mismatch"
         return HTTPStatus(self.status).phrase
 
     def as_json(self) -> dict[str, Any]:

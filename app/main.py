@@ -19,6 +19,7 @@ from core.database import open_database
 from core.live import Listener
 from core.queue import Queue
 from core.storage import open_storage
+from core.transfers import unlock_all
 
 STATIC = Path(__file__).with_name("static")
 
@@ -46,6 +47,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     house.hub.open()
     if house.database.is_sqlite:  # then this is the only web process
         idempotency.forget_unfinished(house.database)
+        with house.database.write() as session:
+            unlock_all(session)
     listener = Listener(house.settings, house.hub.wake)
     sweeper = Sweeper(house.database, house.settings, house.queue)
     listener.start()

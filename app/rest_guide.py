@@ -51,15 +51,18 @@ generated from it by `python -m app.rest_guide`.
 
 | status | means |
 |---|---|
+| 400 | a header that cannot be understood |
 | 401, 403 | no valid token; a token that may only read, or somebody else's business |
 | 404 | there is nothing, or it belongs to somebody else (never told apart) |
 | 409 | its state forbids it: a model that is not ready, a dataset in use |
 | 413, 415 | more than this address reads; a kind of body that it does not read |
 | 422 | the input is wrong: `errors` says which field, what was received and what is allowed |
+| 408, 410, 412 | resumable uploads: the connection went silent; nobody went on for too long; another version of tus |
+| 423, 460 | resumable uploads: another request sends this file now; the bytes do not have their checksum |
 | 429, 503 | too much at once, or nobody answers in time: try again after `Retry-After` seconds |
 | 507 | the disk is full; nothing was changed |
 """
-METHODS = ("get", "post", "patch", "put", "delete")
+METHODS = ("options", "head", "get", "post", "patch", "put", "delete")
 
 
 class Guide:
@@ -96,6 +99,8 @@ class Guide:
             yield "| query | type | |\n|---|---|---|"
             yield from (self._field(one["name"], one["schema"], one.get("description", "")) for one in query)
             yield ""
+        if headers := [f"`{one['name']}`" for one in operation.get("parameters", []) if one["in"] == "header"]:
+            yield f"Headers: {', '.join(headers)}\n"
         for part, said in (("Send", self._body(operation)), ("Answer", self._answers(operation))):
             if said:
                 yield f"{part}: {said}{', in pages' if paged and part == 'Answer' else ''}\n"

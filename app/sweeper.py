@@ -35,6 +35,7 @@ from core.tables import (
     WorkerRow,
     utc_now,
 )
+from core.transfers import remove_abandoned
 
 _log = logging.getLogger(__name__)
 NAME = "sweeper"
@@ -152,6 +153,9 @@ class Sweeper:
             session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < old))
             empty_bin(session, self._storage, old)
             session.execute(delete(WorkerRow).where(WorkerRow.heartbeat_at < database_now() - DEAD_WORKER_SECONDS))
+            abandoned = remove_abandoned(session, self._settings)
+        if abandoned:
+            _log.info("%s uploads were removed: nobody went on with them", abandoned)
         self._remove_orphans(self._settings.incoming_folder, Upload.id)
         self._remove_orphans(self._settings.runs_folder, Run.id)
 

@@ -91,6 +91,12 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(30 * MB, ge=1, description="Largest picture file, in bytes.")
     max_image_pixels: int = Field(50_000_000, ge=1, description="Largest picture, in pixels.")
     max_classes: int = Field(1000, ge=2, description="Most classes in a dataset.")
+    quota_bytes: int = Field(
+        0, ge=0, description="Most bytes of pictures and uploads that one person may keep; 0: no limit but the disk."
+    )
+    upload_hours: int = Field(
+        48, ge=1, le=8760, description="Hours after which an upload that nobody goes on with is removed."
+    )
     cache_limit_bytes: int = Field(
         20 * GB, ge=0, description="Largest size of the decoded and feature caches, in bytes."
     )

@@ -59,6 +59,10 @@ class TooLarge(ThawError):
     """More bytes, files or pixels than the settings allow."""
 
 
+class QuotaReached(TooLarge):
+    """One person's pictures and uploads would need more than the settings allow."""
+
+
 class DiskFull(ThawError):
     """The disk reserve would be touched; what is stored already stays."""
 

@@ -295,6 +295,29 @@ class UploadFile(Identified, Base):
     __table_args__ = (UniqueConstraint("upload_id", "path", "sha256"),)
 
 
+class Transfer(Identified, Base):
+    """One file that comes in pieces, over any number of connections (tus); the verbs are in `core.transfers`.
+
+    `offset_bytes` are on the disk for certain. `writer` is the request that may write now, until `locked_until` (the database's
+    clock). `completes`: the upload has no other file, and is complete with it. The bytes are in `incoming/<upload id>/<id>`; once
+    whole, `UploadFile` has the same id.
+    """
+
+    __tablename__ = "transfers"
+    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"), index=True)
+    path: Mapped[str] = mapped_column(String(1024))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    offset_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    metadata_header: Mapped[str] = mapped_column(Text, default="")
+    completes: Mapped[bool]
+    writer: Mapped[str | None] = mapped_column(String(36))
+    locked_until: Mapped[float | None] = mapped_column(Float)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    __table_args__ = (Index(None, "owner_id", "id"), Index(None, "expires_at"))
+
+
 class ReceiptRow(Base):
     """What became of one file of an upload."""
 

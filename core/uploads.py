@@ -16,6 +16,7 @@ from core.errors import Conflict, FieldProblem, InputInvalid, NotFound, TooLarge
 from core.leases import UPLOAD_LIFE, Claim, write
 from core.presets import PRESETS
 from core.queue import Queue
+from core.quota import need_quota
 from core.runs import NewRun, create_runs
 from core.tables import Dataset, DatasetVersion, ReceiptRow, Upload, UploadFile, UploadStatus, utc_now
 
@@ -87,12 +88,21 @@ def add_file(session: Session, settings: Settings, upload: Upload, received: Upl
     return add_files(session, settings, upload, [received])[0]
 
 
-def add_files(session: Session, settings: Settings, upload: Upload, received: Sequence[UploadFile]) -> list[bool]:
+def add_files(
+    session: Session, settings: Settings, upload: Upload, received: Sequence[UploadFile], *, counted: bool = False
+) -> list[bool]:
     """Record files (at most a few hundred at once) whose bytes are on disk already; False where it was there before.
+
+    Args:
+        session: a writing session; the caller commits.
+        settings: limits.
+        upload: which one.
+        received: the files.
+        counted: their bytes are among the received ones already, since they came in pieces.
 
     Raises:
         Conflict: the upload does not receive any more.
-        TooLarge: more files than the settings allow.
+        TooLarge: more files than the settings allow, or more bytes than one person may keep.
     """
     _hold(session, upload)
     must_receive(upload)
@@ -111,10 +121,12 @@ def add_files(session: Session, settings: Settings, upload: Upload, received: Se
         for one in new:
             one.upload_id = upload.id
         session.add_all(new)
-        more = sum(one.size_bytes for one in new)
+        more = 0 if counted else sum(one.size_bytes for one in new)
         values = {"received_bytes": Upload.received_bytes + more, "revision": Upload.revision + 1}
         session.execute(update(Upload).where(Upload.id == upload.id).values(values))
         session.flush()
+        if not counted:
+            need_quota(session, settings, upload.owner_id, 0)
     return fresh
 
 

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.api import account, datasets, live, models, previews, runs, system, uploads
+from app.api import account, datasets, live, models, previews, runs, system, tus, uploads
 
 routers: list[APIRouter] = [
     system.router,
@@ -11,6 +11,7 @@ routers: list[APIRouter] = [
     account.users,
     datasets.router,
     uploads.router,
+    tus.router,
     previews.router,
     runs.router,
     live.router,

@@ -15,7 +15,7 @@ from core import accounts
 from core.tables import ApiToken, Scope, User, utc_now
 from tests.app.people import Belongings, Caller, belongings, caller
 
-SAFE = {"GET", "HEAD"}
+SAFE = {"GET", "HEAD", "OPTIONS"}
 
 
 def every_route(web: FastAPI) -> list[tuple[str, str]]:

@@ -28,6 +28,7 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
+schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")
 STREAMS = "/events"  # they have no end
 EXAMPLES = 4
 

@@ -1,0 +1,520 @@
+"""Resumable uploads: the protocol tus 1.0.0, over a real database and, where connections break, a real server."""
+
+import base64
+import hashlib
+import socket
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
+from typing import Self
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from app.dependencies import House
+from app.main import create_app
+from core import transfers
+from core.config import Settings
+from core.tables import Dataset, Transfer, Upload, UploadFile, UploadStatus, utc_now
+from core.uploads import incoming_folder
+from tests.app.people import Caller, caller
+from tests.app.server import serving
+
+TUS = "/api/v1/uploads/tus"
+PIECE = {"Content-Type": "application/offset+octet-stream"}
+VERSION = {"Tus-Resumable": "1.0.0"}
+BODY = bytes(range(256)) * 40
+
+
+def metadata(**values: str) -> str:
+    """The header `Upload-Metadata`."""
+    return ",".join(f"{name} {base64.b64encode(value.encode()).decode()}" for name, value in values.items())
+
+
+def checksum(body: bytes, name: str = "sha256") -> dict[str, str]:
+    """The header `Upload-Checksum` of a piece."""
+    return {"Upload-Checksum": f"{name} {base64.b64encode(hashlib.new(name, body).digest()).decode()}"}
+
+
+@pytest.fixture
+def dataset_id(ada: Caller) -> str:
+    made = ada.client.post("/api/v1/datasets", json={"name": "Розы"})
+    return str(made.json()["id"])
+
+
+def begin(who: Caller, dataset_id: str, size: int = len(BODY), name: str = "розы.zip", **more: str) -> httpx.Response:
+    """Begin a transfer."""
+    headers = {**VERSION, "Upload-Length": str(size)}
+    headers["Upload-Metadata"] = metadata(filename=name, dataset_id=dataset_id, **more)
+    return who.client.post(TUS, headers=headers)
+
+
+def send(who: Caller, where: str, offset: int, body: bytes, **headers: str) -> httpx.Response:
+    """One PATCH."""
+    return who.client.patch(where, content=body, headers={**VERSION, **PIECE, "Upload-Offset": str(offset), **headers})
+
+
+def offset_of(who: Caller, where: str) -> int:
+    """What HEAD says."""
+    answer = who.client.head(where, headers=VERSION)
+    assert answer.status_code == 200, answer.status_code
+    return int(answer.headers["Upload-Offset"])
+
+
+def whole(house: House, upload_id: str) -> tuple[Upload, UploadFile, bytes]:
+    """An upload, its one file and its bytes."""
+    with house.database.read() as session:
+        upload = session.get_one(Upload, upload_id)
+        file = session.scalars(select(UploadFile).where(UploadFile.upload_id == upload_id)).one()
+    return upload, file, (incoming_folder(house.settings, upload_id) / file.id).read_bytes()
+
+
+def test_what_is_spoken_is_told(ada: Caller) -> None:
+    answer = ada.client.options(TUS)
+    assert answer.status_code == 204
+    assert answer.headers["Tus-Version"] == "1.0.0"
+    told = set(answer.headers["Tus-Extension"].split(","))
+    assert told == {"creation", "creation-with-upload", "expiration", "checksum", "termination"}
+    assert answer.headers["Tus-Checksum-Algorithm"] == "sha256,sha1,md5"
+    assert int(answer.headers["Tus-Max-Size"]) == 10_000_000_000
+
+
+@pytest.mark.both_databases
+def test_a_file_in_three_pieces_becomes_an_upload(ada: Caller, house: House, dataset_id: str) -> None:
+    made = begin(ada, dataset_id)
+    assert made.status_code == 201
+    where = made.headers["Location"]
+    assert made.headers["Tus-Resumable"] == "1.0.0"
+    assert (made.json()["status"], made.json()["total_bytes"]) == ("receiving", len(BODY))
+    for start, end in ((0, 100), (100, 5000), (5000, len(BODY))):
+        assert offset_of(ada, where) == start
+        answer = send(ada, where, start, BODY[start:end])
+        assert (answer.status_code, answer.headers["Upload-Offset"]) == (204, str(end))
+        assert answer.headers["Tus-Resumable"] == "1.0.0"
+    upload, file, body = whole(house, made.json()["id"])
+    assert (upload.status, upload.received_bytes) == (UploadStatus.RECEIVED, len(BODY))
+    assert (file.path, file.size_bytes, file.sha256) == ("розы.zip", len(BODY), hashlib.sha256(BODY).hexdigest())
+    assert body == BODY
+    assert offset_of(ada, where) == len(BODY)  # for a client that has not heard the last answer
+    assert send(ada, where, len(BODY), b"").status_code == 204
+    assert whole(house, made.json()["id"])[0].received_bytes == len(BODY)
+
+
+def test_the_metadata_is_given_back(ada: Caller, dataset_id: str) -> None:
+    where = begin(ada, dataset_id, colour="röt").headers["Location"]
+    answer = ada.client.head(where, headers=VERSION)
+    assert answer.headers["Upload-Metadata"] == metadata(filename="розы.zip", dataset_id=dataset_id, colour="röt")
+    assert answer.headers["Upload-Length"] == str(len(BODY))
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_a_transfer_may_begin_with_its_bytes(ada: Caller, house: House, dataset_id: str) -> None:
+    headers = {**VERSION, **PIECE, "Upload-Length": str(len(BODY))}
+    headers["Upload-Metadata"] = metadata(filename="a.zip", dataset_id=dataset_id)
+    half = ada.client.post(TUS, headers=headers, content=BODY[:300])
+    assert (half.status_code, half.headers["Upload-Offset"]) == (201, "300")
+    assert send(ada, half.headers["Location"], 300, BODY[300:]).status_code == 204
+    assert whole(house, half.json()["id"])[2] == BODY
+    at_once = ada.client.post(TUS, headers={**headers, **checksum(BODY)}, content=BODY)
+    assert at_once.json()["status"] == "received"
+
+
+def test_an_empty_file_is_whole_at_once(ada: Caller, dataset_id: str) -> None:
+    assert begin(ada, dataset_id, size=0).json()["status"] == "received"
+
+
+def test_several_files_make_one_upload(ada: Caller, dataset_id: str) -> None:
+    opened = ada.client.post(f"/api/v1/datasets/{dataset_id}/uploads?complete=false").json()
+    for name in ("a.zip", "b.zip"):
+        made = begin(ada, dataset_id, size=4, name=name, upload_id=opened["id"])
+        assert send(ada, made.headers["Location"], 0, b"abcd").status_code == 204
+        assert made.json()["id"] == opened["id"]
+    now = ada.client.post(f"/api/v1/uploads/{opened['id']}/complete").json()
+    assert (now["status"], now["received_bytes"], now["total_bytes"]) == ("received", 8, 8)
+    late = begin(ada, dataset_id, upload_id=opened["id"])
+    assert late.status_code == 409
+    other = ada.client.post("/api/v1/datasets", json={"name": "other"}).json()["id"]
+    assert begin(ada, other, upload_id=opened["id"]).status_code == 422
+
+
+@pytest.mark.parametrize("name", ["sha256", "sha1", "md5"])
+def test_a_piece_with_its_checksum_is_taken(ada: Caller, dataset_id: str, name: str) -> None:
+    where = begin(ada, dataset_id).headers["Location"]
+    answer = send(ada, where, 0, BODY[:1000], **checksum(BODY[:1000], name))
+    assert (answer.status_code, answer.headers["Upload-Offset"]) == (204, "1000")
+
+
+def test_a_piece_with_another_checksum_is_thrown_away(ada: Caller, house: House, dataset_id: str) -> None:
+    made = begin(ada, dataset_id)
+    where = made.headers["Location"]
+    assert send(ada, where, 0, BODY[:1000]).status_code == 204
+    answer = send(ada, where, 1000, BODY[1000:2000], **checksum(BODY[1001:2001]))
+    assert answer.status_code == 460
+    assert answer.json()["title"] == "Checksum Mismatch"
+    assert offset_of(ada, where) == 1000
+    assert send(ada, where, 1000, BODY[1000:], **checksum(BODY[1000:])).status_code == 204
+    assert whole(house, made.json()["id"])[2] == BODY
+
+
+@pytest.mark.parametrize("header", ["crc32 AAAA", "sha256 not*base64", "sha256"])
+def test_a_checksum_that_cannot_be_read_is_a_bad_request(ada: Caller, dataset_id: str, header: str) -> None:
+    where = begin(ada, dataset_id).headers["Location"]
+    answer = send(ada, where, 0, BODY, **{"Upload-Checksum": header})
+    assert answer.status_code in ({400} if "sha256" not in header or "*" in header else {400, 460})
+    assert offset_of(ada, where) == 0
+
+
+def test_the_wrong_offset_is_a_conflict(ada: Caller, dataset_id: str) -> None:
+    where = begin(ada, dataset_id).headers["Location"]
+    assert send(ada, where, 0, BODY[:10]).status_code == 204
+    for wrong in (0, 9, 11):
+        answer = send(ada, where, wrong, b"x")
+        assert answer.status_code == 409
+        assert "byte 10" in answer.json()["detail"]
+    assert send(ada, where, 10, BODY[10:]).status_code == 204
+
+
+def test_more_bytes_than_announced_are_refused(ada: Caller, house: House, dataset_id: str) -> None:
+    made = begin(ada, dataset_id, size=10)
+    where = made.headers["Location"]
+    assert send(ada, where, 0, b"x" * 11).status_code == 413
+    chunked = ada.client.patch(
+        where, content=iter([b"x" * 6, b"x" * 6]), headers={**VERSION, **PIECE, "Upload-Offset": "0"}
+    )
+    assert chunked.status_code == 413
+    assert offset_of(ada, where) <= 10
+    assert whole_status(house, made.json()["id"]) == UploadStatus.RECEIVING
+
+
+def whole_status(house: House, upload_id: str) -> UploadStatus:
+    with house.database.read() as session:
+        return session.get_one(Upload, upload_id).status
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 412),
+        ({"Tus-Resumable": "0.2.2"}, 412),
+        ({**VERSION}, 400),
+        ({**VERSION, "Upload-Length": "-1"}, 400),
+        ({**VERSION, "Upload-Length": "9" * 40}, 400),
+        ({**VERSION, "Upload-Defer-Length": "1"}, 400),
+        ({**VERSION, "Upload-Length": "10"}, 400),
+        ({**VERSION, "Upload-Length": "10", "Upload-Metadata": "filename *"}, 400),
+        ({**VERSION, "Upload-Length": "10", "Upload-Metadata": "filename AA==,filename AA=="}, 400),
+        ({**VERSION, "Upload-Length": "10", "Upload-Metadata": metadata(filename="a.zip")}, 400),
+        ({**VERSION, "Upload-Length": "10", "Upload-Metadata": metadata(filename="a.zip", dataset_id="0")}, 404),
+        ({**VERSION, "Upload-Length": "10", "Upload-Metadata": "x " + "A" * 9000}, 400),
+        (
+            {**VERSION, "Upload-Length": "10000000001", "Upload-Metadata": metadata(filename="a.zip", dataset_id="0")},
+            413,
+        ),
+        ({**VERSION, "Upload-Length": "30000001", "Upload-Metadata": metadata(filename="a.jpg", dataset_id="0")}, 413),
+    ],
+)
+def test_a_beginning_that_cannot_be_is_refused_with_a_sentence(
+    ada: Caller, headers: dict[str, str], status: int
+) -> None:
+    answer = ada.client.post(TUS, headers=headers)
+    assert answer.status_code == status, answer.text
+    assert answer.json()["detail"].endswith(".")
+    assert answer.headers["Tus-Resumable"] == "1.0.0"
+    assert ("Tus-Version" in answer.headers) == (status == 412)
+
+
+def test_a_piece_of_another_kind_is_refused(ada: Caller, dataset_id: str) -> None:
+    where = begin(ada, dataset_id).headers["Location"]
+    answer = send(ada, where, 0, BODY, **{"Content-Type": "application/zip"})
+    assert answer.status_code == 415
+    assert send(ada, where, 0, BODY, **{"Tus-Resumable": "2.0.0"}).status_code == 412
+    assert offset_of(ada, where) == 0
+
+
+def test_methods_may_travel_in_a_header(ada: Caller, dataset_id: str) -> None:
+    where = begin(ada, dataset_id).headers["Location"]
+    headers = {**VERSION, **PIECE, "Upload-Offset": "0", "X-HTTP-Method-Override": "PATCH"}
+    assert ada.client.post(where, content=BODY[:7], headers=headers).headers["Upload-Offset"] == "7"
+    assert ada.client.post(where, headers={**VERSION, "X-HTTP-Method-Override": "GET"}).status_code == 400
+    gone = ada.client.post(where, headers={**VERSION, "X-HTTP-Method-Override": "DELETE"})
+    assert gone.status_code == 204
+    assert ada.client.head(where, headers=VERSION).status_code == 404
+
+
+def test_somebody_elses_transfer_does_not_exist(ada: Caller, bob: Caller, dataset_id: str) -> None:
+    where = begin(ada, dataset_id).headers["Location"]
+    assert bob.client.head(where, headers=VERSION).status_code == 404
+    assert send(bob, where, 0, BODY).status_code == 404
+    assert bob.client.delete(where, headers=VERSION).status_code == 404
+    assert begin(bob, dataset_id).status_code == 404
+    assert offset_of(ada, where) == 0
+
+
+def test_an_ended_transfer_leaves_nothing(ada: Caller, house: House, dataset_id: str) -> None:
+    made = begin(ada, dataset_id)
+    where = made.headers["Location"]
+    send(ada, where, 0, BODY[:500])
+    assert ada.client.delete(where, headers=VERSION).status_code == 204
+    assert ada.client.get(f"/api/v1/uploads/{made.json()['id']}").status_code == 404
+    assert not incoming_folder(house.settings, made.json()["id"]).exists()
+    assert ada.client.delete(where, headers=VERSION).status_code == 404
+
+
+def test_one_ended_file_of_several_leaves_the_others(ada: Caller, dataset_id: str) -> None:
+    opened = ada.client.post(f"/api/v1/datasets/{dataset_id}/uploads?complete=false").json()
+    first = begin(ada, dataset_id, name="a.zip", upload_id=opened["id"]).headers["Location"]
+    second = begin(ada, dataset_id, name="b.zip", upload_id=opened["id"]).headers["Location"]
+    send(ada, first, 0, BODY[:500])
+    send(ada, second, 0, BODY)
+    ada.client.delete(first, headers=VERSION)
+    now = ada.client.get(f"/api/v1/uploads/{opened['id']}").json()
+    assert (now["received_bytes"], now["total_bytes"]) == (len(BODY), len(BODY))
+    ada.client.delete(second, headers=VERSION)  # whole already: only the transfer is forgotten
+    assert ada.client.post(f"/api/v1/uploads/{opened['id']}/complete").json()["status"] == "received"
+
+
+def test_an_abandoned_transfer_expires_and_is_removed(ada: Caller, house: House, dataset_id: str) -> None:
+    made = begin(ada, dataset_id)
+    where, upload_id = made.headers["Location"], made.json()["id"]
+    said = parsedate_to_datetime(made.headers["Upload-Expires"])
+    assert timedelta(hours=47) < said - utc_now() < timedelta(hours=49)
+    send(ada, where, 0, BODY[:500])
+    young = begin(ada, dataset_id)
+    old = utc_now() - timedelta(hours=49)
+    with house.database.write() as session:
+        session.execute(update(Transfer).where(Transfer.upload_id == upload_id).values(expires_at=old))
+        session.execute(update(Upload).values(created_at=old))
+    answer = ada.client.head(where, headers=VERSION)
+    assert answer.status_code == 410
+    assert send(ada, where, 500, BODY[500:]).status_code == 410
+    with house.database.write() as session:
+        assert transfers.remove_abandoned(session, house.settings) == 1
+    assert ada.client.head(where, headers=VERSION).status_code == 404
+    assert not incoming_folder(house.settings, upload_id).exists()
+    assert offset_of(ada, young.headers["Location"]) == 0
+
+
+def test_an_upload_of_batches_that_nobody_goes_on_with_is_removed(ada: Caller, house: House, dataset_id: str) -> None:
+    quiet, busy = (ada.client.post(f"/api/v1/datasets/{dataset_id}/uploads?complete=false").json()["id"] for _ in "ab")
+    with house.database.write() as session:
+        session.execute(update(Upload).values(created_at=utc_now() - timedelta(hours=49)))
+    ada.client.post(f"/api/v1/uploads/{busy}/files", files=[("files", ("a/b.png", b"x"))])
+    with house.database.write() as session:
+        assert transfers.remove_abandoned(session, house.settings) == 1
+    assert ada.client.get(f"/api/v1/uploads/{quiet}").status_code == 404
+    assert ada.client.get(f"/api/v1/uploads/{busy}").status_code == 200
+
+
+def test_bytes_that_are_gone_are_not_claimed(ada: Caller, house: House, dataset_id: str) -> None:
+    made = begin(ada, dataset_id)
+    where = made.headers["Location"]
+    send(ada, where, 0, BODY[:500])
+    file = incoming_folder(house.settings, made.json()["id"]) / where.rsplit("/", 1)[1]
+    file.write_bytes(BODY[:499])
+    assert ada.client.head(where, headers=VERSION).status_code == 410
+    assert send(ada, where, 500, BODY[500:]).status_code == 410
+
+
+def test_the_same_key_finds_the_same_transfer(ada: Caller, dataset_id: str) -> None:
+    headers = {**VERSION, "Upload-Length": "10", "Idempotency-Key": "once"}
+    headers["Upload-Metadata"] = metadata(filename="a.zip", dataset_id=dataset_id)
+    first, second = (ada.client.post(TUS, headers=headers) for _ in range(2))
+    assert first.headers["Location"] == second.headers["Location"]
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert second.headers["Tus-Resumable"] == "1.0.0"
+
+
+# --- limits ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.both_databases
+def test_a_quota_counts_pictures_and_uploads_of_one_person(settings: Settings, dataset_id: str, ada: Caller) -> None:
+    web = create_app(settings.model_copy(update={"quota_bytes": 25_000}))
+    house = web.state.house
+    ada = caller(web, house, "ada")
+    bob = caller(web, house, "bob")
+    first = begin(ada, dataset_id, size=20_000)
+    assert first.status_code == 201
+    answer = begin(ada, dataset_id, size=6_000)
+    assert answer.status_code == 413
+    assert "allowed for one person" in answer.json()["detail"]
+    form = ada.client.post(f"/api/v1/datasets/{dataset_id}/uploads", files=[("files", ("a/b.png", b"x" * 6_000))])
+    assert form.status_code == 413
+    his = bob.client.post("/api/v1/datasets", json={"name": "his"}).json()["id"]
+    assert begin(bob, his, size=20_000).status_code == 201
+    ada.client.delete(first.headers["Location"], headers=VERSION)
+    assert begin(ada, dataset_id, size=6_000).status_code == 201
+    house.queue.close()
+    house.database.close()
+
+
+def test_the_disk_reserve_is_not_touched(settings: Settings, dataset_id: str, ada: Caller) -> None:
+    where = begin(ada, dataset_id).headers["Location"]
+    web = create_app(settings.model_copy(update={"disk_reserve_bytes": 1 << 60}))
+    house = web.state.house
+    ada = caller(web, house, "ada")
+    assert begin(ada, dataset_id).status_code == 507
+    assert send(ada, where, 0, BODY).status_code == 507
+    assert offset_of(ada, where) == 0
+    house.queue.close()
+    house.database.close()
+
+
+# --- connections that break, on a real server -------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(web: FastAPI, ada: Caller) -> Iterator[Caller]:
+    """Ada, whose client talks to a real server."""
+    with serving(web) as address, httpx.Client(base_url=address, headers=ada.client.headers, timeout=20) as client:
+        yield Caller(ada.user, client, ada.token)  # type: ignore[arg-type]
+
+
+class Half:
+    """A PATCH that sends some of what it announced, by hand."""
+
+    def __init__(self, who: Caller, where: str, offset: int, announced: int, **headers: str) -> None:
+        parts = urlsplit(str(who.client.base_url))
+        self.socket = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10)
+        lines = {
+            "Host": parts.netloc,
+            "Authorization": f"Bearer {who.token}",
+            **VERSION,
+            **PIECE,
+            "Upload-Offset": str(offset),
+            "Content-Length": str(announced),
+            **headers,
+        }
+        head = f"PATCH {where} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items()) + "\r\n"
+        self.socket.sendall(head.encode())
+
+    def send(self, body: bytes) -> None:
+        self.socket.sendall(body)
+
+    def answer(self) -> int:
+        """The status of the answer."""
+        return int(self.socket.recv(4096).split()[1])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+
+def waited(call: object, wanted: int, seconds: float = 10.0) -> int:
+    """Ask again until the answer is as wanted."""
+    end = time.monotonic() + seconds
+    while (found := call()) != wanted and time.monotonic() < end:  # type: ignore[operator]
+        time.sleep(0.05)
+    return int(found)
+
+
+def test_what_came_before_a_cut_is_kept(served: Caller, house: House, dataset_id: str) -> None:
+    made = begin(served, dataset_id)
+    where = made.headers["Location"]
+    with Half(served, where, 0, len(BODY)) as half:
+        half.send(BODY[:6000])
+        time.sleep(0.3)  # what the server has not read yet is lost with the connection
+    assert waited(lambda: offset_of(served, where), 6000) == 6000
+    assert send(served, where, 6000, BODY[6000:]).status_code == 204
+    assert whole(house, made.json()["id"])[2] == BODY
+
+
+def test_a_piece_with_a_checksum_that_was_cut_is_not_kept(served: Caller, dataset_id: str) -> None:
+    where = begin(served, dataset_id).headers["Location"]
+    with Half(served, where, 0, len(BODY), **checksum(BODY)) as half:
+        half.send(BODY[:6000])
+    time.sleep(0.3)
+    assert offset_of(served, where) == 0
+    assert waited(lambda: send(served, where, 0, BODY, **checksum(BODY)).status_code, 204) == 204
+
+
+def test_the_second_of_two_tabs_waits_while_the_first_one_sends(served: Caller, house: House, dataset_id: str) -> None:
+    made = begin(served, dataset_id)
+    where = made.headers["Location"]
+    with Half(served, where, 0, len(BODY)) as first:
+        answers = []
+        for start in range(0, 8000, 1000):
+            first.send(BODY[start : start + 1000])
+            time.sleep(0.3)
+            answers.append(send(served, where, 0, b"y" * 100).status_code)
+        assert set(answers) == {423}
+        first.send(BODY[8000:])
+        assert first.answer() == 204
+    assert whole(house, made.json()["id"])[2] == BODY
+
+
+def test_a_connection_that_died_in_silence_gives_way(served: Caller, house: House, dataset_id: str) -> None:
+    made = begin(served, dataset_id)
+    where = made.headers["Location"]
+    with Half(served, where, 0, len(BODY)) as dead:
+        dead.send(BODY[:4000])  # and never again, but the connection stays open, as behind a router that lost it
+        assert waited(lambda: offset_of(served, where), 4000, 6.0) == 4000
+        assert waited(lambda: send(served, where, 4000, BODY[4000:]).status_code, 204) == 204
+    assert whole(house, made.json()["id"])[2] == BODY
+
+
+def test_a_lock_of_a_dead_process_runs_out_and_a_restart_takes_it_away(
+    ada: Caller, house: House, dataset_id: str
+) -> None:
+    where = begin(ada, dataset_id).headers["Location"]
+    number = where.rsplit("/", 1)[1]
+    with house.database.write() as session:
+        assert transfers.lock(session, number, "a dead one")
+    assert send(ada, where, 0, BODY[:10]).status_code == 423
+    with house.database.write() as session:
+        session.execute(update(Transfer).values(locked_until=1.0))
+    assert send(ada, where, 0, BODY[:10]).status_code == 204
+    with house.database.write() as session:
+        assert transfers.lock(session, number, "a dead one")
+    with house.database.write() as session:
+        transfers.unlock_all(session)
+    assert send(ada, where, 10, BODY[10:20]).status_code == 204
+
+
+def test_a_writer_that_lost_its_lock_counts_nothing(house: House, ada: Caller, dataset_id: str) -> None:
+    where = begin(ada, dataset_id).headers["Location"]
+    with house.database.write() as session:
+        transfer = transfers.find_transfer(session, ada.user.id, where.rsplit("/", 1)[1])
+        assert transfers.lock(session, transfer.id, "second")
+    with pytest.raises(transfers.Fenced), house.database.write() as session:
+        transfers.record_offset(session, house.settings, transfer, "first", 100)
+    assert offset_of(ada, where) == 0
+
+
+def test_deleting_the_upload_ends_its_transfer(served: Caller, house: House, dataset_id: str) -> None:
+    made = begin(served, dataset_id)
+    where = made.headers["Location"]
+    with Half(served, where, 0, len(BODY)) as half:
+        half.send(BODY[:4000])
+        time.sleep(0.2)
+        assert served.client.delete(f"/api/v1/uploads/{made.json()['id']}").status_code == 204
+        half.send(BODY[4000:])
+        assert half.answer() == 423
+    assert served.client.head(where, headers=VERSION).status_code == 404
+    with house.database.read() as session:
+        assert session.scalars(select(UploadFile)).all() == []
+        assert session.scalars(select(Dataset)).one().id == dataset_id
+
+
+def test_a_long_piece_is_counted_now_and_then(served: Caller, dataset_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    record = transfers.record_offset
+
+    def noted(session: Session, settings: Settings, transfer: Transfer, writer: str, offset: int) -> None:
+        counted.append(offset)
+        record(session, settings, transfer, writer, offset)
+
+    monkeypatch.setattr(transfers, "record_offset", noted)
+    size = 30 << 20
+    where = begin(served, dataset_id, size=size).headers["Location"]
+    assert send(served, where, 0, bytes(size)).status_code == 204
+    assert 3 <= len(counted) <= 20
+    assert counted == sorted(counted)
+    assert offset_of(served, where) == size
