@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from core.training_config import FrozenPhase
+from worker.training import statistics
 from worker.training.data import DecodedPictures
 from worker.training.evaluate import (
     Judged,
@@ -208,7 +209,9 @@ def _write_weights(work: Workplace, model: Path, kind: str) -> None:
 def _write_judgement(work: Workplace, answers: Mapping[str, Judged], chosen: str) -> dict[str, Any]:
     labels = {split: work.labels(split) for split in ("test", "validation")}
     ordered = {kind: answers[kind] for kind in ("frozen", "fine_tune") if kind in answers}
-    found = evaluation(ordered, labels, work.folder.class_names, chosen)
+    pictures = work.folder.pictures
+    groups = statistics.group_numbers([pictures.groups[position] for position in work.positions("test")])
+    found = evaluation(ordered, labels, work.folder.class_names, chosen, groups)
     _write_json(work.folder.path / "evaluation.json", found)
     with (work.folder.path / "predictions.jsonl").open("w", encoding="utf-8") as file:
         for kind, one in ordered.items():
@@ -232,7 +235,11 @@ def _write_result(
     summary = {
         "test_accuracy": best["accuracy"],
         "test_accuracy_interval": best["accuracy_interval"],
+        "test_pictures": best["pictures"],
+        "test_interval_method": best["interval_method"],
         "test_macro_f1": best["macro_f1"],
+        "test_weighted_f1": best["weighted_f1"],
+        "test_ece": best["calibration"]["ece"],
         "test_loss": best["loss"],
         **accuracies,
         "chosen_phase": chosen["phase"],

@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 
-from worker.training.statistics import calibration, compare, fit_temperature, p_text, wilson_interval, with_temperature
+from worker.training.statistics import (
+    accuracy_interval,
+    compare,
+    difference_interval,
+    exact_mcnemar,
+    fit_temperature,
+    group_numbers,
+    p_text,
+    wilson_interval,
+    with_temperature,
+)
 
 
 def _right(*counts: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,14 +66,6 @@ def test_p_values_have_the_digits_that_matter(p: float, text: str) -> None:
     assert p_text(p) == text
 
 
-def test_calibration_of_an_always_sure_and_half_right_network() -> None:
-    found = calibration(np.tile([1.0, 0.0], (10, 1)), np.array([0, 1] * 5))
-    assert found["ece"] == pytest.approx(0.5)
-    bins = found["bins"]
-    assert isinstance(bins, list)
-    assert [one["count"] for one in bins] == [0] * 9 + [10]
-
-
 def test_the_temperature_undoes_overconfidence() -> None:
     random = np.random.default_rng(0)
     logits = random.normal(size=(4000, 3)) * 2
@@ -89,3 +91,58 @@ def test_a_temperature_of_a_sigmoid_is_that_of_its_logit() -> None:
     first = 1 / (1 + np.exp(-3.0))
     scaled = with_temperature(np.array([[1 - first, first]]), 2.0)
     assert scaled[0, 1] == pytest.approx(1 / (1 + np.exp(-1.5)))
+
+
+def test_pictures_without_a_group_are_groups_of_their_own() -> None:
+    assert len(set(group_numbers([None, "a", None, "a"]))) == 3
+    numbers = group_numbers(["p0", None, "p0"])
+    assert numbers[0] == numbers[2] != numbers[1]
+
+
+def test_without_groups_the_interval_is_wilsons() -> None:
+    right = np.arange(50) < 40
+    found = accuracy_interval(right, np.arange(50))
+    assert found.method == "wilson"
+    assert (found.low, found.high) == wilson_interval(40, 50)
+
+
+def test_likeness_inside_groups_widens_the_interval() -> None:
+    right = np.repeat([True, True, True, True, False] * 10, 4)
+    alike, mixed = np.repeat(np.arange(50), 4), np.tile(np.arange(50), 4)
+    one, other = accuracy_interval(right, alike), accuracy_interval(right, mixed)
+    narrow = wilson_interval(160, 200)
+    assert one.method == other.method == "cluster_bootstrap"
+    assert one.high - one.low > 1.7 * (
+        narrow[1] - narrow[0]
+    )  # 50 groups of four equal pictures say what 50 pictures say
+    assert other.high - other.low < one.high - one.low
+
+
+def test_everything_right_in_few_groups_is_not_certain() -> None:
+    found = accuracy_interval(np.ones(40, bool), np.repeat(np.arange(5), 8))
+    assert found.high == 1.0
+    assert found.low < 0.6
+
+
+def test_one_single_group_says_as_much_as_one_picture() -> None:
+    assert accuracy_interval(np.ones(40, bool), np.zeros(40, int)).low < 0.25
+
+
+def test_the_interval_of_a_difference_holds_it_and_leaves_out_zero_where_it_is_clear() -> None:
+    frozen, tuned = _right(471, 24, 7, 11)
+    low, high = difference_interval(frozen, tuned, np.arange(513))
+    assert 0 < low < 17 / 513 < high
+    found = compare(frozen, tuned, "fine_tune")
+    assert found.difference == pytest.approx(17 / 513)
+    assert found.difference_interval == (low, high)
+
+
+def test_no_difference_at_all_is_no_certainty() -> None:
+    low, high = difference_interval(np.ones(20, bool), np.ones(20, bool), np.arange(20))
+    assert low < -0.04
+    assert high > 0.04
+
+
+def test_mcnemars_exact_test_is_that_of_the_binomial_distribution() -> None:
+    assert exact_mcnemar(0, 5) == pytest.approx(2 / 2**5)
+    assert exact_mcnemar(0, 0) == 1.0
