@@ -1,4 +1,4 @@
-"""The commands for people who script: thin shells around cli/{uploading,training,downloading,lists}.py, on the REST API; doctor.
+"""The commands for people who script: thin shells around cli/{uploading,training,downloading,lists}.py, on the REST API; doctor and fsck.
 
 What they need of httpx and rich is loaded when they run: `thaw serve` and its parts start without it.
 """
@@ -175,7 +175,22 @@ def doctor(
         raise typer.Exit(ENDED_BADLY)
 
 
-COMMANDS = (upload, train, watch, download, datasets, runs, models, doctor)
+def fsck(
+    quick: Annotated[bool, typer.Option("--quick", help="Presence and sizes only: no file is read.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Remove garbage: files that no row names.")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Check rows against files and hashes: exit code 1 where something is missing or damaged. Removes nothing without --repair."""
+    from cli.checking import check_files  # noqa: PLC0415 - see above
+    from cli.screen import Screen  # noqa: PLC0415
+
+    whole = check_files(read_settings(data_dir=data_dir), Screen(as_json=as_json), hashes=not quick, repair=repair)
+    if not whole:
+        raise typer.Exit(ENDED_BADLY)
+
+
+COMMANDS = (upload, train, watch, download, datasets, runs, models, doctor, fsck)
 
 
 def register(app: typer.Typer) -> None:

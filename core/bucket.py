@@ -14,7 +14,7 @@ from typing import Any
 from core.config import Settings
 from core.copies import Copies
 from core.errors import NotFound, StorageAway
-from core.storage import CHUNK, GONE, Storage, checked_key, need_disk
+from core.storage import CHUNK, GONE, Storage, Stored, checked_key, need_disk
 
 try:
     import boto3
@@ -96,6 +96,33 @@ class BucketStorage(Storage):
             if answer.get("Errors"):
                 raise StorageAway(f"The bucket did not delete {key}: {answer['Errors'][0].get('Message')}.")
         self._copies.forget(key)
+
+    def listing(self, key: str) -> Iterator[Stored]:
+        """See `Storage.listing`."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=f"{self._name(key)}/"
+        )
+        turning = iter(pages)
+        while True:
+            with self._asking():
+                page = next(turning, None)
+            if page is None:
+                return
+            for one in page.get("Contents", ()):
+                yield Stored(one["Key"].removeprefix(self._prefix), one["Size"], one["LastModified"].timestamp())
+
+    def stored(self, key: str) -> Iterator[bytes]:
+        """See `Storage.stored`."""
+        with self._asking():
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._name(key))
+        with closing(answer["Body"]) as body:
+            pieces = body.iter_chunks(CHUNK)
+            while True:
+                with self._asking():
+                    piece = next(pieces, None)
+                if piece is None:
+                    return
+                yield piece
 
     def _name(self, key: str) -> str:
         return self._prefix + checked_key(key)

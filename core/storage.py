@@ -3,11 +3,13 @@
 A key is a relative POSIX path made by us, never by a person. What is stored under a key never changes, it is only deleted.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,6 +41,15 @@ def checked_key(key: str) -> str:
     if key.startswith("/") or not all(parts) or ".." in parts:
         raise ValueError(f"A storage key must be a plain relative path. Received: {key!r}.")
     return key
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A stored file: its key, its bytes, and when it was written, in seconds since 1970."""
+
+    key: str
+    size: int
+    written_at: float
 
 
 class Storage(ABC):
@@ -86,6 +97,14 @@ class Storage(ABC):
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove a file or everything below a key; nothing there is fine."""
+
+    @abstractmethod
+    def listing(self, key: str) -> Iterator[Stored]:
+        """Every file below a key, in the order of their keys as bytes; half-written ones of a crash included."""
+
+    @abstractmethod
+    def stored(self, key: str) -> Iterator[bytes]:
+        """The bytes that are really stored, in pieces, past any copy; raises as `local`."""
 
     def open(self, key: str) -> BinaryIO:
         """Open for reading; raises as `local`."""
@@ -156,8 +175,33 @@ class FolderStorage(Storage):
         else:
             path.unlink(missing_ok=True)
 
+    def listing(self, key: str) -> Iterator[Stored]:
+        """See `Storage.listing`."""
+        for path, facts in files_below(self._path(key)):
+            yield Stored(path.relative_to(self.folder).as_posix(), facts.st_size, facts.st_mtime)
+
+    def stored(self, key: str) -> Iterator[bytes]:
+        """See `Storage.stored`."""
+        with self.local(key).open("rb") as read:
+            yield from chunks(read)
+
     def _path(self, key: str) -> Path:
         return self.folder / checked_key(key)
+
+
+def files_below(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Every file below a folder, in the order of their paths as bytes, one folder in memory at a time; not what vanishes meanwhile."""
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda one: os.fsencode(one.name) + (b"/" if one.is_dir() else b""))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for one in entries:
+        if one.is_dir(follow_symlinks=False):
+            yield from files_below(Path(one.path))
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                yield Path(one.path), one.stat(follow_symlinks=False)
 
 
 def open_storage(settings: Settings) -> Storage:
