@@ -117,7 +117,7 @@ class WeightsChoice(BaseModel):
 
 
 class BackboneOut(BaseModel):
-    """A pretrained network without its top."""
+    """A pretrained network without its top; `form`: "folded", "partly folded" or "plain", what BatchNorm becomes on cached features."""
 
     id: str
     title: str
@@ -127,6 +127,7 @@ class BackboneOut(BaseModel):
     cut_layers: list[str]
     default_cut_layer: str
     weights: list[WeightsChoice]
+    form: str
     licence: str
 
 

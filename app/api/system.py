@@ -89,6 +89,7 @@ def _backbone_out(backbone: Backbone, settings: Settings) -> BackboneOut:
         cut_layers=list(backbone.cut_layers),
         default_cut_layer=backbone.default_cut_layer,
         weights=[_choice(backbone, name, settings) for name in backbone.weights],
+        form=backbone.form,
         licence=backbone.licence,
     )
 

@@ -4,41 +4,31 @@
 form of it. Layer names do not depend on what else the process has built, and stand in `core/backbones.json`.
 """
 
-import hashlib
-import http.client
+import functools
+import math
 import re
-import shutil
-import urllib.request
 import zlib
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
-from core.backbones import keras_home
 from core.errors import WeightsUnavailable
+from worker.training.applications import APPLICATIONS, load_published, preprocessed, raw_application
 from worker.training.layers import FixedBatchNormalization
-from worker.training.lite0_weights import lite0_arrays
+from worker.training.lite_weights import lite_arrays
 
 _SETTLING_PICTURES = 8
-_DOWNLOAD_TIMEOUT = 10.0  # seconds without a byte
-_APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications/"
-# Keras file name -> (address, MD5 as Keras itself states it, or None where it states none)
-_DOWNLOADS: dict[str, tuple[str, str | None]] = {
-    "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5": (_APPLICATIONS + "mobilenet_v2/", None),
-    "xception_weights_tf_dim_ordering_tf_kernels_notop.h5": (
-        _APPLICATIONS + "xception/",
-        "b0042744bf5b25fce3cb969f33bebb97",
-    ),
-}
 # Names that Keras numbers through the whole process, e.g. conv2d_7
-_AUTOMATIC = re.compile(r"^(conv2d|batch_normalization|add)(_\d+)?$")
+_AUTOMATIC = re.compile(
+    r"^(conv2d|batch_normalization|layer_normalization|activation|re_lu|add|multiply|concatenate|zero_padding2d|max_pooling2d"
+    r"|average_pooling2d|global_average_pooling2d|reshape|dropout)(?:_(\d+))?$"
+)
 
 # EfficientNet-Lite0, https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite:
 # repeats, kernel, stride, expansion, channels
-_LITE0_STAGES = (
+_LITE_STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
     (2, 5, 2, 6, 40),
@@ -47,6 +37,12 @@ _LITE0_STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+# backbone -> (width, depth) by which it scales Lite0; the first and last stage keep their depth, stem and head their width
+_LITE_SCALES = {
+    "efficientnet_lite0": (1.0, 1.0),
+    "efficientnet_lite1": (1.0, 1.1),
+    "efficientnet_lite2": (1.1, 1.2),
+}
 
 
 def build_backbone(backbone_id: str, *, image_size: tuple[int, int], weights: str, seed: int) -> keras.Model:
@@ -65,16 +61,60 @@ def build_backbone(backbone_id: str, *, image_size: tuple[int, int], weights: st
     Raises:
         WeightsUnavailable: ImageNet weights are neither embedded, nor in Keras' cache, nor reachable.
     """
-    raw = _BUILDERS[backbone_id](image_size)
+    raw = _raw(backbone_id, image_size)
     if weights == "imagenet":
         _load_imagenet(raw, backbone_id)
-    names = _stable_names(raw.layers)
-    model = keras.models.clone_model(raw, clone_function=lambda layer: _own_layer(layer, names[layer.name], seed))
+    model = _own_form(raw, seed)
     if weights == "imagenet":
-        for layer in raw.layers:
-            if layer.weights:
-                model.get_layer(names[layer.name]).set_weights(layer.get_weights())
+        names = _stable_names(raw)
+        own = {layer.name: layer for layer in model.layers}
+        for layer in _flat(raw.layers):
+            if layer.weights and names[layer.name] in own:
+                own[names[layer.name]].set_weights(layer.get_weights())
     return model
+
+
+def _own_form(raw: keras.Model, seed: int) -> keras.Model:
+    """The same network as one flat graph of layers under stable names, with our BatchNorm and random weights from the seed."""
+    names = _stable_names(raw)
+
+    def make(operation: Any) -> Any:
+        if isinstance(operation, keras.Sequential):
+            return tuple(_own_layer(layer, names[layer.name], seed) for layer in operation.layers)
+        if isinstance(operation, keras.layers.Layer) and not _replaced(operation):
+            return _own_layer(operation, names[operation.name], seed)
+        return operation
+
+    def call(made: Any, *inputs: Any, **options: Any) -> Any:
+        if isinstance(made, tuple):
+            x = inputs[0]
+            for layer in made:
+                x = layer(x)
+            return x
+        if isinstance(made, keras.layers.Layer):
+            return inputs[0] if _replaced(made) else made(*inputs, **options)
+        as_layer = _as_layer(made, names[made.name], inputs)
+        return made(*inputs, **options) if as_layer is None else as_layer
+
+    return keras.models.clone_model(raw, clone_function=make, call_function=call)
+
+
+def _replaced(layer: keras.layers.Layer) -> bool:
+    """True for preprocessing that Keras' network brings along: ours stands before it."""
+    return isinstance(layer, keras.layers.Normalization | keras.layers.Rescaling) and layer.name != "preprocessing"
+
+
+def _as_layer(operation: Any, name: str, inputs: tuple[Any, ...]) -> Any:
+    """Sums and products that Keras wrote as operators, as layers with names: a residual sum may be cut at; None for others."""
+    kind = type(operation).__name__
+    if kind not in {"Add", "Multiply"}:
+        return None
+    tensors = [one for one in inputs if keras.utils.is_keras_tensor(one)]
+    if len(tensors) == 2:
+        return (keras.layers.Add if kind == "Add" else keras.layers.Multiply)(name=name)(tensors)
+    number = next(float(one) for one in inputs if not keras.utils.is_keras_tensor(one))
+    scale, offset = (1.0, number) if kind == "Add" else (number, 0.0)
+    return keras.layers.Rescaling(scale, offset, name=name)(tensors[0])
 
 
 def settle_statistics(backbone: keras.Model, seed: int) -> None:
@@ -102,19 +142,27 @@ def _colour_fields(image_size: tuple[int, int], seed: int) -> Any:
     return keras.ops.image.resize(coarse, image_size)
 
 
-def _stable_names(layers: Sequence[keras.layers.Layer]) -> dict[str, str]:
-    """Number automatic names from the start, as in a process that built nothing else."""
-    counts: dict[str, int] = {}
+def _flat(operations: Iterable[Any]) -> Iterator[Any]:
+    """Every operation, those inside a Sequential one by one."""
+    for operation in operations:
+        if isinstance(operation, keras.Sequential):
+            yield from operation.layers
+        else:
+            yield operation
+
+
+def _stable_names(model: keras.Model) -> dict[str, str]:
+    """Number automatic names from the start, as in a process that built nothing else: in the order in which they were made."""
     names = {}
-    for layer in layers:
-        found = _AUTOMATIC.match(layer.name)
-        if found is None:
-            names[layer.name] = layer.name
-            continue
-        stem = found.group(1)
-        count = counts.get(stem, 0)
-        names[layer.name] = f"{stem}_{count}" if count else stem
-        counts[stem] = count + 1
+    automatic: dict[str, list[tuple[int, str]]] = {}
+    for operation in _flat(model.operations):
+        found = _AUTOMATIC.match(operation.name)
+        names[operation.name] = operation.name
+        if found is not None:
+            automatic.setdefault(found.group(1), []).append((int(found.group(2) or 0), operation.name))
+    for stem, numbered in automatic.items():
+        for count, (_, name) in enumerate(sorted(numbered)):
+            names[name] = f"{stem}_{count}" if count else stem
     return names
 
 
@@ -129,50 +177,29 @@ def _own_layer(layer: keras.layers.Layer, name: str, seed: int) -> keras.layers.
     return layer.__class__.from_config(config)
 
 
-def _load_imagenet(model: keras.Model, backbone_id: str) -> None:
-    if backbone_id == "efficientnet_lite0":
-        for name, arrays in lite0_arrays().items():
+def _raw(backbone_id: str, image_size: tuple[int, int]) -> keras.Model:
+    if backbone_id in APPLICATIONS:
+        return raw_application(backbone_id, image_size)
+    return _BUILDERS[backbone_id](image_size)
+
+
+def _load_imagenet(raw: keras.Model, backbone_id: str) -> None:
+    if backbone_id in APPLICATIONS:
+        load_published(raw, backbone_id)
+    elif backbone_id in _LITE_SCALES:
+        for name, arrays in lite_arrays(backbone_id).items():
             if name != "top_dense":
-                model.get_layer(name).set_weights(arrays)
-        return
-    file = KERAS_FILES.get(backbone_id)
-    if file is None:
+                raw.get_layer(name).set_weights(arrays)
+    else:
         raise WeightsUnavailable(
             f'There are no ImageNet weights for "{backbone_id}". Received: "imagenet"; allowed: "none".'
         )
-    path = keras_home() / "models" / file
-    if not path.is_file():
-        _download(file, path)
-    try:
-        model.load_weights(path)
-    except (OSError, ValueError) as error:
-        raise WeightsUnavailable(f"The weights file {path.name} in Keras' cache cannot be read: {error}") from error
 
 
-def _download(file: str, path: Path) -> None:
-    folder, md5 = _DOWNLOADS[file]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    try:
-        with urllib.request.urlopen(folder + file, timeout=_DOWNLOAD_TIMEOUT) as answer, part.open("wb") as target:  # noqa: S310 - fixed https address
-            shutil.copyfileobj(answer, target)
-    except (OSError, http.client.HTTPException) as error:
-        part.unlink(missing_ok=True)
-        raise WeightsUnavailable(
-            f"The ImageNet weights {file} are not in Keras' cache and could not be fetched ({error}). Put the file into "
-            f"{path.parent}, or choose efficientnet_lite0, whose weights come with Thaw."
-        ) from error
-    if md5 is not None and hashlib.md5(part.read_bytes(), usedforsecurity=False).hexdigest() != md5:
-        part.unlink()
-        raise WeightsUnavailable(
-            f"What was fetched as {file} is not the file that Keras publishes; it was thrown away."
-        )
-    part.replace(path)
-
-
-def _input(image_size: tuple[int, int], scale: float, offset: float) -> Any:
+def _input(image_size: tuple[int, int]) -> Any:
+    """Pictures, and what EfficientNet-Lite's weights want of them."""
     pictures = keras.Input((*image_size, 3), dtype="float32", name="pictures")
-    return pictures, keras.layers.Rescaling(scale, offset, name="preprocessing")(pictures)
+    return pictures, preprocessed(pictures, 1 / 128, -127 / 128)
 
 
 def _conv_bn_relu(x: Any, name: str, *, conv: keras.layers.Layer, relu: bool = True) -> Any:
@@ -192,19 +219,27 @@ def _depthwise(name: str, kernel: int, stride: int) -> keras.layers.Layer:
     )
 
 
-def _lite0(image_size: tuple[int, int]) -> keras.Model:
-    pictures, x = _input(image_size, 1 / 128, -127 / 128)
+def _lite(backbone_id: str, image_size: tuple[int, int]) -> keras.Model:
+    width, depth = _LITE_SCALES[backbone_id]
+    pictures, x = _input(image_size)
     x = _conv_bn_relu(x, "stem", conv=_conv("stem", 32, 3, 2))
     block = 0
-    for repeats, kernel, stride, expansion, channels in _LITE0_STAGES:
-        for repeat in range(repeats):
-            x = _lite0_block(x, f"b{block}", kernel, stride if repeat == 0 else 1, expansion, channels)
+    for number, (repeats, kernel, stride, expansion, channels) in enumerate(_LITE_STAGES):
+        scaled = repeats if number in {0, len(_LITE_STAGES) - 1} else math.ceil(repeats * depth)
+        for repeat in range(scaled):
+            x = _lite_block(x, f"b{block}", kernel, stride if repeat == 0 else 1, expansion, _eights(channels * width))
             block += 1
     x = keras.layers.BatchNormalization(epsilon=1e-3, name="top_bn")(_conv("top", 1280)(x))
-    return keras.Model(pictures, keras.layers.ReLU(6.0, name="top_activation")(x), name="efficientnet_lite0")
+    return keras.Model(pictures, keras.layers.ReLU(6.0, name="top_activation")(x), name=backbone_id)
 
 
-def _lite0_block(x: Any, name: str, kernel: int, stride: int, expansion: int, channels: int) -> Any:
+def _eights(channels: float) -> int:
+    """The nearest multiple of 8 that is not more than a tenth smaller."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def _lite_block(x: Any, name: str, kernel: int, stride: int, expansion: int, channels: int) -> Any:
     skip = x
     if expansion > 1:
         x = _conv_bn_relu(x, f"{name}_expand", conv=_conv(f"{name}_expand", x.shape[-1] * expansion))
@@ -217,7 +252,7 @@ def _lite0_block(x: Any, name: str, kernel: int, stride: int, expansion: int, ch
 
 def _tiny_cnn(image_size: tuple[int, int]) -> keras.Model:
     """A network for tests and first tries: one of everything that folding and cutting must get right."""
-    pictures, x = _input(image_size, 1 / 128, -127 / 128)
+    pictures, x = _input(image_size)
     x = _conv_bn_relu(x, "block1", conv=_conv("block1", 16, 3, 2))
     x = _conv_bn_relu(x, "block2_depthwise", conv=_depthwise("block2_depthwise", 3, 2))
     x = _conv_bn_relu(x, "block2", conv=_conv("block2", 32))
@@ -227,25 +262,7 @@ def _tiny_cnn(image_size: tuple[int, int]) -> keras.Model:
     return keras.Model(pictures, x, name="tiny_cnn")
 
 
-def _mobilenet_v2(image_size: tuple[int, int]) -> keras.Model:
-    pictures, x = _input(image_size, 1 / 127.5, -1.0)
-    raw = keras.applications.MobileNetV2(include_top=False, weights=None, input_tensor=x, input_shape=(*image_size, 3))
-    return keras.Model(pictures, raw.output, name="mobilenet_v2")
-
-
-def _xception(image_size: tuple[int, int]) -> keras.Model:
-    pictures, x = _input(image_size, 1 / 127.5, -1.0)
-    raw = keras.applications.Xception(include_top=False, weights=None, input_tensor=x, input_shape=(*image_size, 3))
-    return keras.Model(pictures, raw.output, name="xception")
-
-
 _BUILDERS: dict[str, Callable[[tuple[int, int]], keras.Model]] = {
-    "efficientnet_lite0": _lite0,
-    "mobilenet_v2": _mobilenet_v2,
-    "xception": _xception,
+    **{backbone_id: functools.partial(_lite, backbone_id) for backbone_id in _LITE_SCALES},
     "tiny_cnn": _tiny_cnn,
-}
-KERAS_FILES: dict[str, str] = {
-    "mobilenet_v2": "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
-    "xception": "xception_weights_tf_dim_ordering_tf_kernels_notop.h5",
 }

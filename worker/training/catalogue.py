@@ -1,6 +1,7 @@
-"""Writes `core/backbones.json` from the real networks: `python -m worker.training.catalogue`."""
+"""Writes `core/backbones.json` and `core/backbone_variables.json` from the real networks: `python -m worker.training.catalogue`."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,12 @@ from typing import Any
 import keras
 
 import core.backbones
-from worker.training.backbones import KERAS_FILES, build_backbone
-from worker.training.folding import folded_into
+from worker.training.applications import APPLICATIONS
+from worker.training.backbones import build_backbone
+from worker.training.folding import fold, folded_into
 from worker.training.graph import single_tensor_places
+
+_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 @dataclass(frozen=True)
@@ -22,14 +26,27 @@ class _Entry:
     licence: str
 
 
+_BOTH = ("imagenet", "none")
+_APACHE, _KERAS = "Apache-2.0", "Apache-2.0 AND MIT"
 # Sizes: what the ImageNet weights were trained at, and the smallest that the network can be built for.
 _ENTRIES: dict[str, _Entry] = {
-    "efficientnet_lite0": _Entry("EfficientNet-Lite0", (224, 224), (32, 32), ("imagenet", "none"), "Apache-2.0"),
-    "mobilenet_v2": _Entry("MobileNetV2", (224, 224), (32, 32), ("imagenet", "none"), "Apache-2.0"),
-    "xception": _Entry("Xception", (299, 299), (71, 71), ("imagenet", "none"), "Apache-2.0 AND MIT"),
-    "tiny_cnn": _Entry("Tiny network", (32, 32), (16, 16), ("none",), "Apache-2.0"),
+    "efficientnet_lite0": _Entry("EfficientNet-Lite0", (224, 224), (32, 32), _BOTH, _APACHE),
+    "efficientnet_lite1": _Entry("EfficientNet-Lite1", (240, 240), (32, 32), _BOTH, _APACHE),
+    "efficientnet_lite2": _Entry("EfficientNet-Lite2", (260, 260), (32, 32), _BOTH, _APACHE),
+    "mobilenet_v2": _Entry("MobileNetV2", (224, 224), (32, 32), _BOTH, _APACHE),
+    "mobilenet_v3_small": _Entry("MobileNetV3 Small", (224, 224), (32, 32), _BOTH, _APACHE),
+    "mobilenet_v3_large": _Entry("MobileNetV3 Large", (224, 224), (32, 32), _BOTH, _APACHE),
+    "efficientnet_b0": _Entry("EfficientNetB0", (224, 224), (32, 32), _BOTH, _APACHE),
+    "efficientnet_v2_b0": _Entry("EfficientNetV2-B0", (224, 224), (32, 32), _BOTH, _APACHE),
+    "resnet50_v2": _Entry("ResNet50V2", (224, 224), (32, 32), _BOTH, _KERAS),
+    "inception_v3": _Entry("InceptionV3", (299, 299), (75, 75), _BOTH, _APACHE),
+    "xception": _Entry("Xception", (299, 299), (71, 71), _BOTH, _KERAS),
+    "vgg16": _Entry("VGG16", (224, 224), (32, 32), _BOTH, "Apache-2.0 AND CC-BY-4.0"),
+    "densenet121": _Entry("DenseNet121", (224, 224), (32, 32), _BOTH, "Apache-2.0 AND BSD-3-Clause"),
+    "convnext_tiny": _Entry("ConvNeXt-Tiny", (224, 224), (32, 32), _BOTH, _KERAS),
+    "tiny_cnn": _Entry("Tiny network", (32, 32), (16, 16), ("none",), _APACHE),
 }
-_EMBEDDED = {"efficientnet_lite0"}
+_EMBEDDED = {"efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"}
 
 
 def catalogue_row(backbone_id: str) -> dict[str, Any]:
@@ -47,9 +64,11 @@ def catalogue_row(backbone_id: str) -> dict[str, Any]:
         "cut_layers": cut_layers(model),
         "default_cut_layer": layers[-1],
         "features": model.output.shape[-1],
+        "batch_norms": sum(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers),
+        "folded_batch_norms": len(folded_into(model)),
         "weights": list(entry.weights),
         "embedded": backbone_id in _EMBEDDED,
-        "keras_file": KERAS_FILES.get(backbone_id),
+        "keras_file": APPLICATIONS[backbone_id].file if backbone_id in APPLICATIONS else None,
         "licence": entry.licence,
     }
 
@@ -63,7 +82,29 @@ def cut_layers(model: keras.Model) -> list[str]:
     changed = {*taken, *taken.values()}
     order = [layer.name for layer in model.layers]
     lowest = next(index for index, layer in enumerate(model.layers) if layer.weights)
-    return [name for name in single_tensor_places(model) if name not in changed and order.index(name) > lowest]
+    found = [name for name in single_tensor_places(model) if name not in changed and order.index(name) > lowest]
+    return [name for name in found if len(model.get_layer(name).output.shape) == 4]
+
+
+def variable_rows(model: keras.Model) -> list[list[Any]]:
+    """[layer, kind as Keras' files call it, [[variable, shape], ...]] of every layer with weights, in the model's order."""
+    rows: list[list[Any]] = []
+    for layer in model.layers:
+        if layer.weights:
+            kind = _CAPITAL.sub("_", type(layer).__name__.removeprefix("Fixed").removeprefix("Quick")).lower()
+            rows.append([layer.name, kind, [[one.name, list(one.shape)] for one in layer.weights]])
+    return rows
+
+
+def variables_text() -> str:
+    """The whole of `core/backbone_variables.json`: one form of one backbone a line."""
+    lines = []
+    for backbone_id, entry in _ENTRIES.items():
+        plain = build_backbone(backbone_id, image_size=entry.minimum_image_size, weights="none", seed=0)
+        forms = {"plain": plain, "folded": fold(plain)} if folded_into(plain) else {"plain": plain}
+        for form, model in forms.items():
+            lines.append(f'"{backbone_id}/{form}":' + json.dumps(variable_rows(model), separators=(",", ":")))
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def catalogue_text() -> str:
@@ -73,8 +114,9 @@ def catalogue_text() -> str:
 
 
 def main() -> None:
-    """Write the file beside `core/backbones.py`."""
+    """Write both files beside `core/backbones.py`."""
     Path(core.backbones.__file__).with_name("backbones.json").write_text(catalogue_text(), encoding="utf-8")
+    Path(core.backbones.__file__).with_name("backbone_variables.json").write_text(variables_text(), encoding="utf-8")
 
 
 if __name__ == "__main__":

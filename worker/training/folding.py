@@ -20,22 +20,26 @@ _FOLDABLE = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Sep
 def folded_into(model: keras.Model) -> dict[str, str]:
     """Name of each BatchNorm that can be folded -> name of the layer that takes it up."""
     feeds, fed_by = children(model), parents(model)
+    layers = {layer.name: layer for layer in model.layers}
     found = {}
     for layer in model.layers:
         if not isinstance(layer, keras.layers.BatchNormalization):
             continue
         (source,) = fed_by[layer.name]
-        before = model.get_layer(source)
+        before = layers.get(source)
         linear = getattr(before, "activation", None) is keras.activations.linear
         if isinstance(before, _FOLDABLE) and linear and len(feeds[source]) == 1:
             found[layer.name] = source
     return found
 
 
-def folds_whole(model: keras.Model) -> bool:
-    """True when no BatchNorm would be left over."""
+def form_of(model: keras.Model) -> str:
+    """What `fold` makes of a plain model: "folded", "partly folded" where BatchNorms are left over, or "plain" without any to fold."""
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    return len(folded_into(model)) == len(norms)
+    gone = folded_into(model)
+    if not gone:
+        return "plain"
+    return "folded" if len(gone) == len(norms) else "partly folded"
 
 
 def fold(model: keras.Model) -> keras.Model:
@@ -52,6 +56,8 @@ def fold(model: keras.Model) -> keras.Model:
     takers = {taker: norm for norm, taker in gone.items()}
 
     def make(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if not isinstance(layer, keras.layers.Layer):  # an operation without weights
+            return layer
         config = layer.get_config()
         if layer.name in takers:
             config["use_bias"] = True

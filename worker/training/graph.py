@@ -1,4 +1,7 @@
-"""The graph of a functional model: who feeds whom, and where one tensor alone carries everything on."""
+"""The graph of a functional model: who feeds whom, and where one tensor alone carries everything on.
+
+Operations that are no layers (VGG's turn of channels) count as places on the way, never as places to cut at.
+"""
 
 from collections.abc import Sequence
 
@@ -7,7 +10,7 @@ import keras
 
 def parents(model: keras.Model) -> dict[str, tuple[str, ...]]:
     """Layer name -> names of the layers that feed it within this model (a layer may also live in others), in order."""
-    found: dict[str, tuple[str, ...]] = {layer.name: () for layer in model.layers}
+    found: dict[str, tuple[str, ...]] = {operation.name: () for operation in model.operations}
     waiting = [tensor._keras_history for tensor in model.outputs]
     seen: set[tuple[str, int]] = set()
     while waiting:
@@ -23,7 +26,7 @@ def parents(model: keras.Model) -> dict[str, tuple[str, ...]]:
 
 def children(model: keras.Model) -> dict[str, list[str]]:
     """Layer name -> names of the layers that it feeds."""
-    found: dict[str, list[str]] = {layer.name: [] for layer in model.layers}
+    found: dict[str, list[str]] = {operation.name: [] for operation in model.operations}
     for name, sources in parents(model).items():
         for source in sources:
             found[source].append(name)
@@ -36,7 +39,7 @@ def single_tensor_places(model: keras.Model) -> list[str]:
     A residual connection that passes a layer by makes it no such place: a cut there would need two tensors.
     """
     consumers = children(model)
-    order = [layer.name for layer in model.layers]
+    order = [operation.name for operation in model.operations]
     position = {name: index for index, name in enumerate(order)}
     places = []
     reach: dict[str, int] = {name: max((position[one] for one in consumers[name]), default=-1) for name in order}
@@ -45,11 +48,13 @@ def single_tensor_places(model: keras.Model) -> list[str]:
         if furthest <= index:
             places.append(name)
         furthest = max(furthest, reach[name])
-    return _without_inputs(model, places)
+    return _with_names(model, places)
 
 
-def _without_inputs(model: keras.Model, names: Sequence[str]) -> list[str]:
-    return [name for name in names if not isinstance(model.get_layer(name), keras.layers.InputLayer)]
+def _with_names(model: keras.Model, names: Sequence[str]) -> list[str]:
+    """Those that are layers one may ask for: neither the input nor an operation without a layer (VGG's turn of channels)."""
+    layers = {layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)}
+    return [name for name in names if name in layers]
 
 
 def learned(layer: keras.layers.Layer) -> bool:

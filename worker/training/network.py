@@ -9,7 +9,7 @@ import contextlib
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,10 +18,8 @@ from core.backbones import BACKBONES
 from core.errors import ConfigInvalid, FieldProblem
 from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig
 from worker.training.backbones import build_backbone, settle_statistics
-from worker.training.folding import fold, folded_into, folds_whole
+from worker.training.folding import fold, folded_into, form_of
 from worker.training.graph import single_tensor_places
-
-Form = Literal["folded", "plain"]
 
 
 @dataclass
@@ -31,14 +29,15 @@ class Network:
     Attributes:
         backbone: float32 [n, H, W, 3] raw pixels 0..255 -> feature map [n, h, w, c] of the cut layer.
         head: feature map -> float32 probabilities [n, classes]; a sigmoid head gives one column, that of label 1.
-        form: "folded" (BatchNorm inside the kernels) or "plain" (gamma and beta learn, statistics fixed).
+        form: "folded" (BatchNorm inside the kernels), "partly folded" (where the graph allows it), or "plain" (gamma and beta learn,
+            statistics fixed).
         backbone_id: id in the catalogue.
         taken_up: BatchNorm that folding removed -> the layer that carries it now; empty in the plain form.
     """
 
     backbone: keras.Model
     head: keras.Model
-    form: Form
+    form: str
     backbone_id: str
     taken_up: dict[str, str]
 
@@ -46,7 +45,7 @@ class Network:
 def build_network(config: TrainingConfig, n_classes: int) -> Network:
     """Build the untrained classifier of a config.
 
-    Folded when every phase caches its features and every BatchNorm can be folded; else plain, as the textbooks have it.
+    Folded as far as the graph allows when every phase caches its features; else plain, as the textbooks have it.
 
     Raises:
         WeightsUnavailable: see build_backbone.
@@ -58,11 +57,11 @@ def build_network(config: TrainingConfig, n_classes: int) -> Network:
     if config.weights == "none":
         settle_statistics(whole, config.seed)
     plain = _cut_at(whole, config.cut_layer or BACKBONES[config.backbone].default_cut_layer)
-    folds = all(phase.features == "cached" for phase in config.phases) and folds_whole(plain)
+    folds = all(phase.features == "cached" for phase in config.phases)
     backbone = fold(plain) if folds else plain
     taken_up = folded_into(plain) if folds else {}
     head = _build_head(config, n_classes, backbone.output.shape[1:])
-    return Network(backbone, head, "folded" if folds else "plain", config.backbone, taken_up)
+    return Network(backbone, head, form_of(plain) if folds else "plain", config.backbone, taken_up)
 
 
 def _cut_at(backbone: keras.Model, layer: str) -> keras.Model:

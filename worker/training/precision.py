@@ -26,6 +26,8 @@ def in_bfloat16(model: keras.Model) -> keras.Model:
     exact = _first_layers(model)
 
     def make(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if not isinstance(layer, keras.layers.Layer):  # an operation without weights
+            return layer
         config = layer.get_config()
         if layer.name not in exact:
             config["dtype"] = "mixed_bfloat16"

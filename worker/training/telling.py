@@ -24,9 +24,15 @@ def network_built(config: TrainingConfig, form: str, parameters: int) -> str:
     """Backbone, weights, size, form."""
     weights = {"imagenet": "ImageNet weights", "none": "random weights"}.get(str(config.weights), "own weights")
     height, width = config.image_size
-    how = "BatchNorm folded into the convolutions" if form == "folded" else "BatchNorm statistics fixed"
-    title = BACKBONES[config.backbone].title
-    return f"{title} with {weights}, {height} x {width} px, {parameters:,} parameters; {how}."
+    backbone = BACKBONES[config.backbone]
+    how = {
+        "folded": "BatchNorm folded into the convolutions",
+        "partly folded": (
+            f"BatchNorm folded into the convolutions where the graph allows it (in the whole backbone {backbone.folded_batch_norms} "
+            f"of {backbone.batch_norms}), statistics of the others fixed"
+        ),
+    }.get(form, "plain form, BatchNorm statistics fixed" if backbone.batch_norms else "plain form, no BatchNorm in it")
+    return f"{backbone.title} with {weights}, {height} x {width} px, {parameters:,} parameters; {how}."
 
 
 def phase_begins(phase: FrozenPhase | FineTunePhase, summary: Mapping[str, Any]) -> str:

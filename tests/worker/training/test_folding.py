@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from worker.training.backbones import build_backbone
-from worker.training.folding import fold, folded_into, folds_whole
+from worker.training.folding import fold, folded_into, form_of
 
 SIZES = {"tiny_cnn": (16, 16), "efficientnet_lite0": (64, 64), "mobilenet_v2": (32, 32), "xception": (71, 71)}
 
@@ -44,7 +44,7 @@ def test_folding_keeps_the_function_with_the_real_weights() -> None:
 def test_no_batchnorm_is_left_and_every_other_name_stays(backbone_id: str) -> None:
     plain = build_backbone(backbone_id, image_size=SIZES[backbone_id], weights="none", seed=0)
     norms = {layer.name for layer in plain.layers if isinstance(layer, keras.layers.BatchNormalization)}
-    assert folds_whole(plain)
+    assert form_of(plain) == "folded"
     assert set(folded_into(plain)) == norms
     assert {layer.name for layer in fold(plain).layers} == {layer.name for layer in plain.layers} - norms
 
@@ -61,7 +61,7 @@ def test_a_batchnorm_without_a_linear_layer_before_it_stays() -> None:
     y = keras.layers.Conv2D(4, 3, activation="relu", name="bent")(x)
     model = keras.Model(x, keras.layers.BatchNormalization(name="alone")(y))
     assert folded_into(model) == {}
-    assert not folds_whole(model)
+    assert form_of(model) == "plain"
     data = np.random.default_rng(0).normal(size=(2, 8, 8, 3))
     np.testing.assert_allclose(fold(model)(data), model(data, training=False), atol=1e-6)
 

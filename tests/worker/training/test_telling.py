@@ -30,3 +30,6 @@ def test_the_network_is_named_with_its_weights_and_form() -> None:
         "24,000 parameters; BatchNorm folded into the convolutions."
     )
     assert "ImageNet weights" in telling.network_built(parse_config({}), "plain", 1)
+    several = parse_config({"backbone": "resnet50_v2", "weights": "none"})
+    assert "32 of 49" in telling.network_built(several, "partly folded", 1)
+    assert "no BatchNorm in it" in telling.network_built(parse_config({"backbone": "vgg16"}), "plain", 1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from core.errors import WeightsUnavailable
-from worker.training.lite0_weights import lite0_arrays, read_legacy_torch, weights_file
+from worker.training.lite_weights import lite_arrays, read_legacy_torch, weights_file
 
 
 class _Hostile:
@@ -29,13 +29,13 @@ def _legacy_file(path: Path, tensors: object) -> Path:
 def test_every_tensor_of_the_wheel_is_read_and_used_once() -> None:
     tensors = read_legacy_torch(weights_file())
     wanted = {name: array for name, array in tensors.items() if not name.endswith("num_batches_tracked")}
-    arrays = [array for layer in lite0_arrays().values() for array in layer]
+    arrays = [array for layer in lite_arrays().values() for array in layer]
     assert len(arrays) == len(wanted)
     assert sum(array.size for array in arrays) == sum(array.size for array in wanted.values()) == 4_694_024
 
 
 def test_kernels_come_in_keras_axis_order() -> None:
-    arrays = lite0_arrays()
+    arrays = lite_arrays()
     assert arrays["stem_conv"][0].shape == (3, 3, 3, 32)
     assert arrays["b3_depthwise_conv"][0].shape == (5, 5, 144, 1)
     assert arrays["b1_expand_conv"][0].shape == (1, 1, 16, 96)
@@ -45,8 +45,8 @@ def test_kernels_come_in_keras_axis_order() -> None:
 
 
 def test_the_first_block_has_no_expansion() -> None:
-    assert "b0_expand_conv" not in lite0_arrays()
-    assert "b1_expand_conv" in lite0_arrays()
+    assert "b0_expand_conv" not in lite_arrays()
+    assert "b1_expand_conv" in lite_arrays()
 
 
 def test_a_file_that_names_anything_runnable_is_refused_before_it_runs(tmp_path: Path) -> None:

