@@ -43,10 +43,10 @@ docs: setup-dev  ## write the generated documents again
 	$(BIN)/python -m app.rest_guide
 
 lock: setup-dev  ## resolve the pinned versions again, with hashes
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/base.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --group dev --extra postgres --extra s3 -o requirements/dev.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --extra postgres --extra s3 -o requirements/server.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml --extra postgres --extra s3 \
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 -c requirements/constraints.txt --generate-hashes --no-header pyproject.toml -o requirements/base.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 -c requirements/constraints.txt --generate-hashes --no-header pyproject.toml --group dev --extra postgres --extra s3 -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 -c requirements/constraints.txt --generate-hashes --no-header pyproject.toml --extra postgres --extra s3 -o requirements/server.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 -c requirements/constraints.txt --generate-hashes --no-header pyproject.toml --extra postgres --extra s3 \
 		--overrides requirements/gpu-overrides.txt -o requirements/gpu.txt
 
 clean:
