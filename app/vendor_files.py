@@ -45,7 +45,15 @@ def fetch(vendor: Path = VENDOR, files: Sequence[str] = FILES, *, for_tests: boo
         folder = Path(name)
         for one in LISTS:
             shutil.copy(ROOT / one, folder / one)
-        command = [*_npm(folder), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
+        command = [
+            *_npm(folder),
+            "ci",
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+            "--no-update-notifier",
+            "--loglevel=error",
+        ]
         command += [] if for_tests else ["--omit=dev"]
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own command
         vendor.mkdir(parents=True, exist_ok=True)
