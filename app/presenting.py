@@ -6,8 +6,11 @@ from itertools import chain
 from typing import Any
 
 from app.api.schemas import (
+    ChangedImage,
     ClassOut,
     DatasetOut,
+    DiffClasses,
+    DiffOut,
     EvaluationOut,
     Failure,
     FormatOut,
@@ -15,6 +18,7 @@ from app.api.schemas import (
     LogLineOut,
     MetricOut,
     ModelOut,
+    PlaceThen,
     PredictionOut,
     Progress,
     ReceiptCounts,
@@ -24,8 +28,10 @@ from app.api.schemas import (
     UploadOut,
     UploadProgress,
     VersionOut,
+    VersionRef,
 )
 from core.models import FORMATS
+from core.paging import Page
 from core.tables import (
     Dataset,
     DatasetVersion,
@@ -40,6 +46,7 @@ from core.tables import (
     Upload,
     VersionImage,
 )
+from core.version_diff import Change, Difference, VersionDiff
 
 API = "/api/v1"
 
@@ -59,6 +66,7 @@ def version_out(version: DatasetVersion) -> VersionOut:
         id=version.id,
         dataset_id=version.dataset_id,
         number=version.number,
+        base_version_id=version.base_version_id,
         fingerprint=version.fingerprint,
         test_fingerprint=version.test_fingerprint,
         created_at=version.created_at,
@@ -97,6 +105,32 @@ def image_out(place: VersionImage, class_names: list[str]) -> ImageOut:
         format=image.format,
         thumbnail_url=thumbnail_url(image.id),
         original_url=f"{API}/images/{image.id}/original",
+    )
+
+
+def diff_out(before: DatasetVersion, after: DatasetVersion, diff: VersionDiff, page: Page[Change]) -> DiffOut:
+    """What became different from one version to another."""
+    return DiffOut(
+        before=VersionRef(id=before.id, number=before.number),
+        after=VersionRef(id=after.id, number=after.number),
+        counts={Difference(kind): count for kind, count in diff.counts.items()},
+        classes=DiffClasses(added=list(diff.classes_added), removed=list(diff.classes_removed)),
+        items=[_changed_image(one) for one in page.items],
+        next_cursor=page.next_cursor,
+    )
+
+
+def _changed_image(change: Change) -> ChangedImage:
+    before, after = (
+        place and PlaceThen(class_name=place.class_name, split=place.split, group=place.group)
+        for place in (change.before, change.after)
+    )
+    return ChangedImage(
+        id=change.image_id,
+        filename=change.filename,
+        before=before,
+        after=after,
+        thumbnail_url=thumbnail_url(change.image_id),
     )
 
 

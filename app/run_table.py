@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from sqlalchemy.orm import Session
 
 from app.presenting import csv_lines
-from core.catalog import MOST, Wish, list_runs
+from core.catalog import Wish, list_runs
+from core.paging import MOST
 from core.tables import Run
 
 COLUMNS = (

@@ -1,20 +1,20 @@
-"""Read queries for pages and lists: filter, sort, keyset paging. Every query has an index; nothing here writes.
+"""Read queries for pages and lists: filter, sort, keyset paging. Every query has an index; nothing here writes."""
 
-A cursor is opaque to the caller: the sort value and the id of the last row shown, so that a page never shifts when rows are added.
-"""
-
-import base64
-import binascii
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, String, and_, cast, func, or_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
 
 from core.database import database_now
-from core.errors import FieldProblem, InputInvalid, NotFound
+from core.errors import NotFound
+from core.paging import DEFAULT_LIMIT, MOST, Page
+from core.paging import checked_limit as _checked_limit
+from core.paging import decode_cursor as _decode
+from core.paging import encode_cursor as _encode
+from core.paging import wrong_query as _bad
 from core.tables import (
     Dataset,
     DatasetVersion,
@@ -35,19 +35,9 @@ from core.tables import (
     WorkerRow,
 )
 
-DEFAULT_LIMIT = 50
-MOST = 200
 WORKER_ALIVE_SECONDS = 35.0
 RUN_SORTS = ("name", "test_accuracy", "test_macro_f1", "test_loss", "validation_accuracy")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Page(Generic[T]):
-    """Some rows and the cursor of the next page, or None at the end."""
-
-    items: Sequence[T]
-    next_cursor: str | None
 
 
 @dataclass(frozen=True)
@@ -58,32 +48,6 @@ class Wish:
     cursor: str | None = None
     sort: str = "-created_at"
     search: str = ""
-
-
-def _encode(values: list[Any]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(values).encode()).decode().rstrip("=")
-
-
-def _decode(cursor: str, *kinds: type) -> list[Any]:
-    """The values of a cursor, each of its kind or null (a forged one must not reach the database as another type)."""
-    try:
-        values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (binascii.Error, ValueError) as error:
-        raise _bad("cursor", f"cursor: not one that this list gave out. Received: {cursor[:80]!r}.", cursor) from error
-    known = isinstance(values, list) and len(values) == len(kinds)
-    if not known or not all(value is None or type(value) is kind for value, kind in zip(values, kinds, strict=True)):
-        raise _bad("cursor", f"cursor: it belongs to another list or sorting. Received: {cursor[:80]!r}.", cursor)
-    return list(values)
-
-
-def _bad(field: str, message: str, received: object) -> InputInvalid:
-    return InputInvalid(message, problems=(FieldProblem(field, message, received),))
-
-
-def _checked_limit(limit: int) -> int:
-    if not 1 <= limit <= MOST:
-        raise _bad("limit", f"limit must be 1 to {MOST}. Received: {limit}.", limit)
-    return limit
 
 
 def _escaped(text: str) -> str:

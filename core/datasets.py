@@ -102,6 +102,19 @@ def find_version(session: Session, owner_id: str, version_id: str) -> DatasetVer
     return version
 
 
+def base_of(session: Session, dataset: Dataset, version_id: str | None) -> DatasetVersion:
+    """The version of this dataset that a new one is to be made from; None: the newest.
+
+    Raises:
+        InputInvalid: it has no such version.
+    """
+    version = session.get(DatasetVersion, version_id) if version_id else latest_version(session, dataset.id)
+    if version is None or version.dataset_id != dataset.id:
+        message = f'This dataset has no version "{version_id}".' if version_id else "This dataset has no version yet."
+        raise InputInvalid(message, problems=(FieldProblem("base_version_id", message, version_id),))
+    return version
+
+
 def latest_version(session: Session, dataset_id: str) -> DatasetVersion | None:
     """The version with the highest number, or None before the first upload is ready."""
     found = select(DatasetVersion).where(DatasetVersion.dataset_id == dataset_id)

@@ -203,11 +203,13 @@ class DatasetVersion(Identified, Base):
     """A frozen list of pictures with class names and splits.
 
     `class_names` is the stored order: a label is an index into it. `counts` maps class name to {train, validation, test}.
+    `base_version_id`: the version it was made from by changing it (deleted perhaps); None for one that an upload made.
     """
 
     __tablename__ = "dataset_versions"
     owner_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id", ondelete="CASCADE"))
+    base_version_id: Mapped[str | None] = mapped_column(String(36))
     number: Mapped[int]
     fingerprint: Mapped[str] = mapped_column(String(64))
     test_fingerprint: Mapped[str] = mapped_column(String(64), index=True)

@@ -10,15 +10,27 @@ from sqlalchemy.orm import Session
 from starlette.responses import FileResponse, StreamingResponse
 
 from app.api.routing import CreatingRoute, Pages, Sorted, api_router
-from app.api.schemas import DatasetIn, DatasetOut, DatasetPatch, ImageOut, Listed, UploadOut, VersionOut
+from app.api.schemas import (
+    DatasetIn,
+    DatasetOut,
+    DatasetPatch,
+    DiffOut,
+    ImageOut,
+    Listed,
+    UploadOut,
+    VersionIn,
+    VersionOut,
+)
 from app.dependencies import Person, ReadSession, SettingsOf, TheHouse, WriteSession
-from app.presenting import API, dataset_out, image_out, upload_out, version_out
+from app.presenting import API, dataset_out, diff_out, image_out, upload_out, version_out
 from app.version_zip import VersionZip
 from core import catalog, datasets
 from core.database import after_commit
+from core.new_version import change_version
 from core.storage import blob_key, thumbnail_key
 from core.tables import Dataset, Upload, utc_now
 from core.uploads import incoming_folder
+from core.version_diff import changes_between, version_diff
 
 router = api_router("datasets", CreatingRoute)
 KEEP_FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
@@ -98,6 +110,36 @@ def list_versions(dataset_id: str, session: ReadSession, person: Person, paging:
     wish = catalog.Wish(limit=paging.limit, cursor=paging.cursor)
     page = catalog.list_versions(session, dataset.id, wish)
     return Listed(items=[version_out(one) for one in page.items], next_cursor=page.next_cursor)
+
+
+@router.post("/datasets/{dataset_id}/versions", status_code=201)
+def make_version(
+    dataset_id: str, given: VersionIn, session: WriteSession, person: Person, response: Response
+) -> VersionOut:
+    """Move, relabel or remove pictures, rename or merge classes, split again: the next version; the base stays as it is."""
+    dataset = datasets.find_dataset(session, person.id, dataset_id)
+    base = datasets.base_of(session, dataset, given.base_version_id)
+    version = change_version(session, base, given.changes)
+    response.headers["Location"] = f"{API}/dataset-versions/{version.id}"
+    return version_out(version)
+
+
+@router.get("/dataset-versions/{version_id}/diff")
+def read_diff(
+    version_id: str,
+    session: ReadSession,
+    person: Person,
+    paging: Pages,
+    to: Annotated[
+        str | None, Query(max_length=36, description="The other version; without it the newest of the dataset.")
+    ] = None,
+) -> DiffOut:
+    """What became different from this version to the other one: counts, and the pictures in pages."""
+    before = datasets.find_version(session, person.id, version_id)
+    newest = datasets.latest_version(session, before.dataset_id)
+    after = datasets.find_version(session, person.id, to) if to is not None else newest or before
+    page = changes_between(session, before, after, limit=paging.limit, cursor=paging.cursor)
+    return diff_out(before, after, version_diff(session, before, after), page)
 
 
 @router.get("/dataset-versions/{version_id}")

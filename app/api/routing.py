@@ -13,8 +13,9 @@ from starlette.responses import Response
 from app import idempotency
 from app.presenting import API
 from app.security import authenticate
-from core.catalog import DEFAULT_LIMIT, MOST, Wish
+from core.catalog import Wish
 from core.errors import FieldProblem, InputInvalid
+from core.paging import DEFAULT_LIMIT, MOST
 
 Handler = Callable[[Request], Awaitable[Response]]
 PROBLEM: dict[int | str, dict[str, Any]] = {

@@ -7,6 +7,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from core.tables import Outcome, RunStatus, Scope, Split, UploadStatus
 from core.uploads import LARGEST_SEED
+from core.version_changes import VersionChanges
+from core.version_diff import Difference
 
 Item = TypeVar("Item")
 
@@ -246,11 +248,12 @@ class ClassOut(BaseModel):
 
 
 class VersionOut(BaseModel):
-    """A frozen list of pictures with class names and splits."""
+    """A frozen list of pictures with class names and splits. `base_version_id`: what it was made from, null after an upload."""
 
     id: str
     dataset_id: str
     number: int
+    base_version_id: str | None
     fingerprint: str
     test_fingerprint: str
     created_at: datetime
@@ -258,6 +261,56 @@ class VersionOut(BaseModel):
     image_count: int
     issues: dict[str, Any]
     notes: list[str]
+
+
+class VersionIn(Given):
+    """A new version made from any version of the dataset (without a base: the newest). No change takes back what came after it."""
+
+    base_version_id: Annotated[Text, Field(max_length=36)] | None = None
+    changes: VersionChanges = VersionChanges()
+
+
+class DiffClasses(BaseModel):
+    """Class names that came or went; a renamed class did both."""
+
+    added: list[str]
+    removed: list[str]
+
+
+class PlaceThen(BaseModel):
+    """Where a picture was in one of two versions."""
+
+    class_name: str
+    split: Split
+    group: str | None
+
+
+class ChangedImage(BaseModel):
+    """A picture that differs: `before` is null for an added one, `after` for a removed one."""
+
+    id: str
+    filename: str
+    before: PlaceThen | None
+    after: PlaceThen | None
+    thumbnail_url: str
+
+
+class VersionRef(BaseModel):
+    """A dataset version by id and number."""
+
+    id: str
+    number: int
+
+
+class DiffOut(BaseModel):
+    """What became different from one version (`before`) to another (`after`); `items` are paged like a list."""
+
+    before: VersionRef
+    after: VersionRef
+    counts: dict[Difference, int]
+    classes: DiffClasses
+    items: list[ChangedImage]
+    next_cursor: str | None = None
 
 
 class ImageOut(BaseModel):

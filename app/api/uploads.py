@@ -15,6 +15,7 @@ from app.presenting import API, csv_lines, receipt_line, upload_out
 from app.receiving import RAW_TYPES, receive_files, receive_raw
 from core import catalog, uploads
 from core.datasets import find_dataset
+from core.paging import MOST
 from core.tables import Upload
 
 router = api_router("uploads", StreamingCreatingRoute)
@@ -164,7 +165,7 @@ def _receipt(house: House, upload_id: str, outcome: str | None) -> Iterator[tupl
     cursor = None
     while True:
         with house.database.read() as session:
-            page = catalog.receipt_rows(session, upload_id, outcome=outcome, limit=catalog.MOST, cursor=cursor)
+            page = catalog.receipt_rows(session, upload_id, outcome=outcome, limit=MOST, cursor=cursor)
         yield from ((one.path, one.outcome.value, one.reason, one.image_id) for one in page.items)
         if (cursor := page.next_cursor) is None:
             return

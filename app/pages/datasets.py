@@ -18,11 +18,12 @@ from app.pages.paging import Place
 from app.reasons import in_words
 from app.templating import View, render
 from core import uploads
-from core.catalog import Page, Wish, latest_versions, list_datasets, list_runs, list_uploads, list_versions
+from core.catalog import Wish, latest_versions, list_datasets, list_runs, list_uploads, list_versions
 from core.catalog import receipt_rows as receipt_page
 from core.catalog import version_images as version_pictures
 from core.config import Settings
 from core.datasets import delete_dataset, find_dataset
+from core.paging import Page
 from core.tables import (
     Dataset,
     DatasetVersion,

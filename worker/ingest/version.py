@@ -15,13 +15,13 @@ from core.database import Database
 from core.datasets import Placed, VersionDraft, add_version, latest_version, placed_pictures
 from core.errors import UploadRejected
 from core.leases import UPLOAD_LIFE, write
+from core.splits import NOBODY_SAID, ORDER, Double, Pictures, assign_splits, find_doubles
 from core.tables import Dataset, Image, Outcome, ReceiptRow, Split, Upload
 from core.uploads import finish_ready, train_as_wished
 from worker.ingest.entries import Code
 from worker.ingest.folders import Place, case_twins, check_classes
 from worker.ingest.held import Held
 from worker.ingest.sources import Contents
-from worker.ingest.splits import NOBODY_SAID, ORDER, Double, Pictures, assign_splits, find_doubles
 
 _log = logging.getLogger(__name__)
 _CODES = {"duplicate": Code.DUPLICATE, "leak": Code.LEAK, "label_conflict": Code.LABEL_CONFLICT}

@@ -132,3 +132,44 @@ def test_uploads_of_a_dataset_are_listed(ada: Caller, owned: Belongings) -> None
     listed = ada.client.get(f"/api/v1/datasets/{owned.dataset_id}/uploads").json()["items"]
     assert [one["id"] for one in listed] == [owned.upload_id]
     assert listed[0]["dataset_version_id"] == owned.version_id
+
+
+def test_a_version_is_made_from_another_and_compared_with_it(ada: Caller, bob: Caller, owned: Belongings) -> None:
+    path = f"/api/v1/datasets/{owned.dataset_id}/versions"
+    pictures = ada.client.get(f"/api/v1/dataset-versions/{owned.version_id}/images").json()["items"]
+    cat, dog = pictures[0], pictures[4]
+    changes = {
+        "move": [{"image_ids": [cat["id"]], "split": "validation"}],
+        "remove": [dog["id"]],
+        "rename": {"dog": "wolf"},
+    }
+    made = ada.client.post(path, json={"base_version_id": owned.version_id, "changes": changes})
+    assert made.status_code == 201, made.text
+    version = made.json()
+    assert made.headers["location"] == f"/api/v1/dataset-versions/{version['id']}"
+    assert (version["number"], version["base_version_id"], version["image_count"]) == (2, owned.version_id, 7)
+    assert [one["name"] for one in version["classes"]] == ["cat", "wolf"]
+    between = {"to": version["id"], "limit": 3}
+    diff = ada.client.get(f"/api/v1/dataset-versions/{owned.version_id}/diff", params=between).json()
+    assert diff["counts"] == {"added": 0, "removed": 1, "relabelled": 3, "moved": 1, "regrouped": 0}
+    assert diff["classes"] == {"added": ["wolf"], "removed": ["dog"]}
+    moved = next(one for one in diff["items"] if one["id"] == cat["id"])
+    assert (moved["before"]["split"], moved["after"]["split"]) == ("train", "validation")
+    rest = {**between, "cursor": diff["next_cursor"]}
+    items = ada.client.get(f"/api/v1/dataset-versions/{owned.version_id}/diff", params=rest).json()["items"]
+    assert [(one["id"], one["after"]) for one in items][-1] == (dog["id"], None)
+    assert bob.client.post(path, json={"base_version_id": owned.version_id, "changes": {}}).status_code == 404
+    assert bob.client.get(f"/api/v1/dataset-versions/{owned.version_id}/diff", params=between).status_code == 404
+
+
+def test_changes_that_cannot_be_made_say_which_field(ada: Caller, owned: Belongings) -> None:
+    path = f"/api/v1/datasets/{owned.dataset_id}/versions"
+    unknown = ada.client.post(path, json={"base_version_id": owned.version_id, "changes": {"rename": {"cow": "ox"}}})
+    assert unknown.status_code == 422
+    assert unknown.json()["errors"][0]["field"] == "changes.rename"
+    misspelt = ada.client.post(path, json={"base_version_id": owned.version_id, "changes": {"shuffle": True}})
+    assert misspelt.json()["errors"][0]["field"] == "changes.shuffle"
+    elsewhere = ada.client.post(path, json={"base_version_id": "nothing", "changes": {}})
+    assert elsewhere.json()["errors"][0]["field"] == "base_version_id"
+    same = ada.client.post(path, json={"base_version_id": owned.version_id, "changes": {}})
+    assert same.status_code == 409

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import UploadRejected
-from worker.ingest.splits import (
+from core.splits import (
     NOBODY_SAID,
     TEST,
     TRAIN,

@@ -26,7 +26,8 @@ from core.tables import Split
 ORDER = (Split.TRAIN, Split.VALIDATION, Split.TEST)
 NOBODY_SAID = -1
 TRAIN, VALIDATION, TEST = 0, 1, 2
-FRACTIONS = (0.70, 0.15, 0.15)
+Fractions = tuple[float, float, float]
+FRACTIONS: Fractions = (0.70, 0.15, 0.15)
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -120,8 +121,16 @@ class Assigned:
     notes: list[str] = field(default_factory=list)
 
 
-def assign_splits(pictures: Pictures, class_names: Sequence[str], *, seed: int = 0) -> Assigned:
+def assign_splits(
+    pictures: Pictures, class_names: Sequence[str], *, seed: int = 0, fractions: Fractions = FRACTIONS
+) -> Assigned:
     """Give every picture its split (see the top of this file). No two pictures may have the same bytes any more.
+
+    Args:
+        pictures: one element per picture.
+        class_names: by label.
+        seed: of the random order.
+        fractions: train, validation, test; they add up to 1.
 
     Raises:
         UploadRejected: a class that cannot be in all three splits, named.
@@ -132,7 +141,7 @@ def assign_splits(pictures: Pictures, class_names: Sequence[str], *, seed: int =
     _keep_groups_whole(pictures, splits, notes)
     new = ~pictures.settled
     if not (pictures.given[new] != NOBODY_SAID).any():
-        _split_unsaid(pictures, splits, rank, notes)
+        _split_unsaid(pictures, splits, rank, notes, fractions)
     else:
         unsaid = int((splits == NOBODY_SAID).sum())
         if unsaid:
@@ -172,8 +181,8 @@ def _keep_groups_whole(pictures: Pictures, splits: Ints, notes: list[str]) -> No
         notes.append(f"{moved:,} pictures changed split because the rest of their group is on the other side.")
 
 
-def _split_unsaid(pictures: Pictures, splits: Ints, rank: Ints, notes: list[str]) -> None:
-    """70/15/15 of the pictures that nobody said anything about, class by class, groups whole."""
+def _split_unsaid(pictures: Pictures, splits: Ints, rank: Ints, notes: list[str], fractions: Fractions) -> None:
+    """70/15/15, or other fractions, of the pictures that nobody said anything about: class by class, groups whole."""
     free = np.flatnonzero(splits == NOBODY_SAID)
     if not len(free):
         return
@@ -184,13 +193,14 @@ def _split_unsaid(pictures: Pictures, splits: Ints, rank: Ints, notes: list[str]
     before = _counts(pictures.only(said), splits[said], classes)
     for split in (VALIDATION, TEST):
         least = (before[:, split] == 0) & (sizes > 0)
-        quota[:, split] = np.maximum(np.rint(sizes * FRACTIONS[split]), least)
+        quota[:, split] = np.maximum(np.rint(sizes * fractions[split]), least)
     quota[:, TRAIN] = np.maximum(sizes - quota[:, VALIDATION] - quota[:, TEST], 0)
     _fill(pictures, splits, rank, free, quota, ORDER_OF_NEED)
     old = " The pictures that were there before kept theirs." if pictures.settled.any() else ""
     groups = ", groups whole" if (pictures.groups[free] >= 0).any() else ""
+    shares = "/".join(f"{share * 100:g}" for share in fractions)
     notes.append(
-        f"No splits were given: {len(free):,} pictures were split 70/15/15 into train, validation and test, class by class{groups}.{old}"
+        f"No splits were given: {len(free):,} pictures were split {shares} into train, validation and test, class by class{groups}.{old}"
     )
 
 
