@@ -23,6 +23,7 @@ from typing import IO, Any
 from core import catalog
 from core.database import Database
 from core.errors import StorageAway
+from core.paging import MOST
 from core.storage import CHUNK, Storage, blob_key, chunks
 from core.tables import Dataset, DatasetVersion, VersionImage
 
@@ -145,7 +146,7 @@ class VersionZip:
         cursor = None
         while True:
             with self._database.read() as session:
-                page = catalog.version_images(session, self._version, limit=catalog.MOST, cursor=cursor)
+                page = catalog.version_images(session, self._version, limit=MOST, cursor=cursor)
             yield page.items
             if (cursor := page.next_cursor) is None:
                 return
