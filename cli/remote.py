@@ -66,6 +66,16 @@ class Remote:
             answer = self.client.request(method, path, **request)
         return self.checked(answer)
 
+    def raw(self, method: str, path: str, *, busy: frozenset[int] = frozenset(), **request: Any) -> httpx.Response:
+        """A good answer as it is. Raises as `get` does; statuses in `busy` mean "not now", too."""
+        with self.reaching():
+            answer = self.client.request(method, path, **request)
+        if answer.status_code in busy:
+            raise ServerAway(f"The server answered {answer.status_code}.")
+        if not answer.is_success:
+            self.checked(answer)
+        return answer
+
     @contextmanager
     def reaching(self) -> Iterator[None]:
         """Errors of the connection as one sentence."""
@@ -141,7 +151,7 @@ class Remote:
 def _error(status: int, detail: str) -> ThawError:
     if status in BUSY:
         return ServerAway(detail)
-    if status == httpx.codes.NOT_FOUND:
+    if status in {httpx.codes.NOT_FOUND, httpx.codes.GONE}:
         return NotFound(detail)
     if status == httpx.codes.UNAUTHORIZED:
         return NotAuthenticated(

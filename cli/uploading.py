@@ -1,71 +1,27 @@
-"""`thaw upload`: a folder goes as batches of files, an archive as one body. What broke off goes on where it was.
+"""`thaw upload`: a folder goes as one virtual tar archive, an archive as it is. What broke off goes on where it was.
 
-The same folder is the same upload for a day: its files by name, size and time make the Idempotency-Key. The files go in a fixed
-order, so the bytes that the server has received say which of them it has; sending one again would do no harm either.
+The same folder is the same upload for a day: its files by name, size and time make the Idempotency-Key.
 """
 
 import hashlib
-import io
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 from cli.exits import EndedBadly, ServerAway
 from cli.remote import Remote
+from cli.resuming import Transfer, opened
 from cli.screen import Screen
-from core.errors import NotFound, ThawError
+from cli.virtual_tar import OneFile, Sent, Source, VirtualTar
+from core.errors import ThawError
 
-BATCH_BYTES = 8 << 20
-BATCH_FILES = 100
-PIECE = 1 << 18
 PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between tries
 REFUSED_SHOWN = 10
-KINDS = {
-    ".zip": "application/zip",
-    ".tar": "application/x-tar",
-    ".tgz": "application/gzip",
-    ".tar.gz": "application/gzip",
-}
-Advance = Callable[[int], None]
+ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz")
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True)
-class Sent:
-    """One file to be sent.
-
-    Attributes:
-        path: on this machine.
-        name: relative path with forward slashes, as the class rules read it.
-        size: bytes.
-    """
-
-    path: Path
-    name: str
-    size: int
-
-
-class Counted(io.FileIO):
-    """A file that says how much of it has been read."""
-
-    def __init__(self, path: Path, advance: Advance) -> None:
-        try:
-            super().__init__(path)
-        except OSError as error:
-            raise ThawError(f"{path} cannot be read: {error.strerror}.") from error
-        self._advance = advance
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read on."""
-        data: bytes = super().read(-1 if size is None else size) or b""
-        self._advance(len(data))
-        return data
 
 
 def upload(remote: Remote, screen: Screen, path: Path, *, dataset: str | None, wait: bool) -> None:
@@ -83,11 +39,11 @@ def upload(remote: Remote, screen: Screen, path: Path, *, dataset: str | None, w
         EndedBadly: the upload was rejected.
     """
     path = path.expanduser().resolve()
-    files = [] if path.is_file() else files_below(path)
+    files = [archive(path)] if path.is_file() else files_below(path)
     target = _dataset(remote, dataset or (path.name if path.is_dir() else path.name.split(".")[0]))
-    result = (
-        send_folder(remote, screen, target["id"], files) if files else send_archive(remote, screen, target["id"], path)
-    )
+    source: Source = OneFile(path) if path.is_file() else VirtualTar(files)
+    name = path.name if path.is_file() else "folder.tar"
+    result = send(remote, screen, source, name, key_of(target["id"], files), target["id"])
     if wait:
         result = follow(remote, screen, result)
     show(remote, screen, target["name"], result)
@@ -109,7 +65,8 @@ def files_below(folder: Path) -> list[Sent]:
             relative = Path(folder.name, path.relative_to(folder)).as_posix()
             readable = os.fsencode(relative).decode("utf-8", "replace")
             if path.is_file():  # no socket, no pipe, no link that leads nowhere
-                found.append(Sent(path, readable, path.stat().st_size))
+                known = path.stat()
+                found.append(Sent(path, readable, known.st_size, int(known.st_mtime)))
     if not found:
         raise ThawError(f"There are no files in {folder}.")
     return found
@@ -128,91 +85,27 @@ def key_of(dataset_id: str, files: Sequence[Sent]) -> str:
     return f"thaw-{digest.hexdigest()}"
 
 
-def _opened(remote: Remote, dataset_id: str, key: str) -> dict[str, Any]:
-    """The upload of this key, as it is now; a new one where the earlier one was rejected or deleted."""
-    where = f"/datasets/{dataset_id}/uploads"
-    for again in ("", f"-{time.time_ns()}"):
-        made = remote.post(where, params={"complete": "false"}, headers={"Idempotency-Key": key + again})
-        try:
-            now = remote.get(f"/uploads/{made['id']}")
-        except NotFound:
-            continue
-        if now["status"] != "rejected":
-            return now
-    return made
-
-
-def send_folder(remote: Remote, screen: Screen, dataset_id: str, files: Sequence[Sent]) -> dict[str, Any]:
-    """Send files as batches; the upload, complete."""
-    now = _opened(remote, dataset_id, key_of(dataset_id, files))
-    if now["status"] != "receiving":
-        screen.note("These files were sent already: this is what became of them. A changed file makes a new upload.")
-        return now
-    skipped = already_there(files, now["received_bytes"])
-    total = sum(one.size for one in files)
-    with screen.bytes_bar() as bar:
-        task = bar.add_task("sending", total=total, completed=sum(one.size for one in files[:skipped]))
-        for batch in batches(files[skipped:]):
-            sent = bar.tasks[task].completed
-
-            def put(batch: Sequence[Sent] = batch, sent: float = sent) -> None:
-                bar.update(task, completed=sent)
-                _send_batch(remote, now["id"], batch, lambda size: bar.advance(task, size))
-
-            trying(put)
-        return trying(lambda: remote.post(f"/uploads/{now['id']}/complete"))
-
-
-def already_there(files: Sequence[Sent], received: int) -> int:
-    """How many of the first files the server has whole; 0 where its bytes are not a sum of theirs."""
-    together = 0
-    for number, one in enumerate(files):
-        if together == received:
-            return number
-        together += one.size
-    return 0
-
-
-def batches(files: Sequence[Sent]) -> Iterator[list[Sent]]:
-    """Files in groups of at most 100 files and about 8 MB."""
-    batch: list[Sent] = []
-    for one in files:
-        if batch and (len(batch) >= BATCH_FILES or sum(each.size for each in batch) + one.size > BATCH_BYTES):
-            yield batch
-            batch = []
-        batch.append(one)
-    if batch:
-        yield batch
-
-
-def _send_batch(remote: Remote, upload_id: str, batch: Sequence[Sent], advance: Advance) -> None:
-    with ExitStack() as opened:
-        form = [("files", (one.name, opened.enter_context(Counted(one.path, advance)))) for one in batch]
-        remote.post(f"/uploads/{upload_id}/files", files=form)
-
-
-def send_archive(remote: Remote, screen: Screen, dataset_id: str, path: Path) -> dict[str, Any]:
-    """Send an archive as one body; the upload, complete.
+def archive(path: Path) -> Sent:
+    """An archive to be sent.
 
     Raises:
         ThawError: not an archive's name.
     """
-    suffix = next((one for one in KINDS if path.name.lower().endswith(one)), None)
-    if suffix is None:
-        raise ThawError(f'"{path.name}" is no archive that Thaw reads. Allowed: a folder, {", ".join(KINDS)}.')
-    size = path.stat().st_size
-    key = key_of(dataset_id, [Sent(path, path.name, size)])
-    headers = {"Content-Type": KINDS[suffix], "Content-Length": str(size), "Idempotency-Key": key}
-    where = f"/datasets/{dataset_id}/uploads?filename={quote(path.name)}"
+    if not path.name.lower().endswith(ENDINGS):
+        raise ThawError(f'"{path.name}" is no archive that Thaw reads. Allowed: a folder, {", ".join(ENDINGS)}.')
+    return Sent(path, path.name, path.stat().st_size)
+
+
+def send(remote: Remote, screen: Screen, source: Source, filename: str, key: str, dataset_id: str) -> dict[str, Any]:
+    """Send one file, or what is missing of it on the server; the upload, complete."""
+    where, now = trying(lambda: opened(remote, source, dataset_id=dataset_id, filename=filename, key=key))
+    if now["status"] != "receiving":
+        screen.note("These files were sent already: this is what became of them. A changed file makes a new upload.")
+        return now
     with screen.bytes_bar() as bar:
-        task = bar.add_task("sending", total=size)
-
-        def put() -> dict[str, Any]:
-            bar.update(task, completed=0)
-            with Counted(path, lambda length: bar.advance(task, length)) as file:
-                return remote.post(where, content=iter(lambda: file.read(PIECE), b""), headers=headers)
-
-        return trying(put)
+        task = bar.add_task("sending", total=source.size)
+        Transfer(remote, source, where, lambda offset: bar.update(task, completed=offset)).send()
+    return trying(lambda: remote.get(f"/uploads/{now['id']}"))
 
 
 def trying(what: Callable[[], Answer]) -> Answer:

@@ -1,5 +1,9 @@
-"""Sending files from the browser: a dropped folder, a connection that breaks, stopping."""
+"""Sending files from the browser: a folder as one archive, a connection that breaks, a reload, pausing, stopping."""
 
+import base64
+import io
+import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -8,8 +12,9 @@ from sqlalchemy import select
 
 from core.database import open_database
 from core.tables import Dataset, Upload, UploadFile, UploadStatus
+from core.uploads import incoming_folder
 from tests.browser.conftest import Served
-from tests.browser.watched import watched_window
+from tests.browser.watched import Watched, watched_window
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
@@ -47,69 +52,200 @@ def stored(served: Served, dataset_id: str) -> tuple[str, UploadStatus, set[str]
     return name, upload.status, paths
 
 
+TUS = "**/api/v1/uploads/tus/**"
+
+
+def entries(served: Served, dataset_id: str) -> dict[str, bytes]:
+    """Path and bytes of every file of the one archive that was sent, read by the standard library."""
+    database = open_database(served.house.settings)
+    with database.read() as session:
+        upload = session.scalars(select(Upload).where(Upload.dataset_id == dataset_id)).one()
+        file = session.scalars(select(UploadFile).where(UploadFile.upload_id == upload.id)).one()
+    database.close()
+    with tarfile.open(incoming_folder(served.house.settings, upload.id) / file.id) as archive:
+        return {one.name: extracted.read() for one in archive if (extracted := archive.extractfile(one))}
+
+
+def on_disk(folder: Path) -> dict[str, bytes]:
+    """The same of a folder."""
+    return {str(one.relative_to(folder.parent)): one.read_bytes() for one in folder.rglob("*") if one.is_file()}
+
+
+def open_datasets(window: Watched, served: Served) -> Page:
+    """The page with the drop zone."""
+    window.context.add_cookies([served.cookie()])
+    window.page.goto(served.address + "/datasets")
+    return window.page
+
+
 def test_a_dropped_folder_arrives_whole_with_its_paths(chromium: Browser, served: Served, tmp_path: Path) -> None:
-    folder = folder_of(tmp_path, 230)  # more than a reader gives at once, and three batches
+    folder = folder_of(tmp_path, 230)  # more than a reader gives at once
     with watched_window(chromium) as window:
-        window.context.add_cookies([served.cookie()])
-        window.page.goto(served.address + "/datasets")
-        drop(window.page, ".drop", folder)
-        window.page.wait_for_url("**/datasets/0*")
-    name, status, paths = stored(served, window.page.url.rsplit("/", 1)[1])
-    assert (name, status) == ("bees & ants", UploadStatus.RECEIVED)
-    assert paths == {str(one.relative_to(tmp_path)) for one in folder.rglob("*.jpg")}
+        page = open_datasets(window, served)
+        drop(page, ".drop", folder)
+        page.wait_for_url("**/datasets/0*")
+        dataset_id = page.url.rsplit("/", 1)[1]
+        assert page.evaluate("localStorage.length") == 0
+    name, status, paths = stored(served, dataset_id)
+    assert (name, status, paths) == ("bees & ants", UploadStatus.RECEIVED, {"folder.tar"})
+    assert entries(served, dataset_id) == on_disk(folder)
 
 
-def test_a_batch_is_sent_again_when_the_connection_breaks(chromium: Browser, served: Served, tmp_path: Path) -> None:
+def test_the_virtual_tar_is_the_same_in_slices_of_any_size(chromium: Browser, served: Served) -> None:
+    script = """async (step) => {
+        const { VirtualTar } = await import("/static/js/virtual-tar.js");
+        const names = ["a/plain.txt", "b/" + "long ".repeat(30) + ".jpg", "c/\u00fc\u8702.jpg", "a/empty.jpg", "a/block.jpg"];
+        const sizes = [5, 700, 1, 0, 512];
+        const files = names.map((path, index) => ({ path, file: new File(["x".repeat(sizes[index])], "f", { lastModified: 1e12 }) }));
+        const tar = new VirtualTar(files);
+        let text = "";
+        for (let at = 0; at < tar.size; at += step) {
+            const bytes = new Uint8Array(await tar.slice(at, Math.min(tar.size, at + step)).arrayBuffer());
+            if (bytes.length !== Math.min(step, tar.size - at)) throw new Error(`${bytes.length} at ${at}`);
+            for (const one of bytes) text += String.fromCharCode(one);
+        }
+        return btoa(text);
+    }"""
+    with watched_window(chromium) as window:
+        page = open_datasets(window, served)
+        bodies = {step: base64.b64decode(page.evaluate(script, step)) for step in (100_000, 513, 512, 7)}
+    assert len(set(bodies.values())) == 1
+    with tarfile.open(fileobj=io.BytesIO(bodies[7])) as archive:
+        found = {one.name: (one.size, one.mtime) for one in archive}
+    assert found == {
+        "a/plain.txt": (5, 1e9),
+        f"b/{'long ' * 30}.jpg": (700, 1e9),
+        "c/\u00fc\u8702.jpg": (1, 1e9),
+        "a/empty.jpg": (0, 1e9),
+        "a/block.jpg": (512, 1e9),
+    }
+
+
+def test_several_archives_and_a_manifest_make_one_upload(chromium: Browser, served: Served, tmp_path: Path) -> None:
+    names = ("roses.zip", "tulips.zip", "manifest.csv")
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode() * 1000)
+    with watched_window(chromium) as window:
+        page = open_datasets(window, served)
+        page.locator("input[type=file]:not([data-folder])").set_input_files([tmp_path / name for name in names])
+        page.wait_for_url("**/datasets/0*")
+        dataset_id = page.url.rsplit("/", 1)[1]
+    assert stored(served, dataset_id)[1:] == (UploadStatus.RECEIVED, {"roses.zip", "tulips.zip", "unnamed.tar"})
+
+
+def test_an_upload_goes_on_when_the_connection_breaks(chromium: Browser, served: Served, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 150)
     broken: list[str] = []
 
     def twice_broken(route: Route) -> None:
-        if len(broken) < 2:
+        if len(broken) < 2 and route.request.method == "PATCH":
             broken.append(route.request.url)
             route.abort("connectionreset")
         else:
             route.continue_()
 
     with watched_window(chromium, allowed=("ERR_CONNECTION_RESET",)) as window:
-        window.context.add_cookies([served.cookie()])
-        window.page.route("**/api/v1/uploads/*/files", twice_broken)
-        window.page.goto(served.address + "/datasets")
-        window.page.locator("input[data-folder]").set_input_files(folder)
-        window.page.wait_for_url("**/datasets/0*")
+        page = open_datasets(window, served)
+        page.route(TUS, twice_broken)
+        page.locator("input[data-folder]").set_input_files(folder)
+        page.wait_for_url("**/datasets/0*")
         assert len(broken) == 2
-    assert len(stored(served, window.page.url.rsplit("/", 1)[1])[2]) == 150
+        dataset_id = page.url.rsplit("/", 1)[1]
+    assert entries(served, dataset_id) == on_disk(folder)
+
+
+def test_a_cut_and_a_reload_do_not_begin_anew(chromium: Browser, served: Served, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, 60)
+    (folder / "large.jpg").write_bytes(bytes(range(256)) * 4 * 70_000)  # 70 MB: three pieces
+    far_enough = "() => Object.values(localStorage).some((one) => JSON.parse(one).sent > 36e6)"
+    with watched_window(chromium, allowed=("ERR_INTERNET_DISCONNECTED", "ERR_FAILED", "ERR_NETWORK")) as window:
+        page = open_datasets(window, served)
+        page.on("dialog", lambda dialog: dialog.accept())
+        slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 12_000_000}
+        network = page.context.new_cdp_session(page)
+        network.send("Network.enable")
+        network.send("Network.emulateNetworkConditions", slow)
+        page.locator("input[data-folder]").set_input_files(folder)
+        page.wait_for_function(far_enough)
+        network.send("Network.emulateNetworkConditions", {**slow, "offline": True})
+        page.wait_for_timeout(1200)
+        network.send("Network.emulateNetworkConditions", {**slow, "offline": False})
+        page.reload()
+        expect(page.locator("[data-earlier]")).to_contain_text("“bees & ants” was interrupted")
+        methods: list[tuple[str, int]] = []
+        page.on("request", lambda one: methods.append((one.method, int(one.headers.get("upload-offset", 0)))))
+        page.locator("input[data-folder]").set_input_files(folder)
+        page.wait_for_url("**/datasets/0*")
+        dataset_id = page.url.rsplit("/", 1)[1]
+    assert next(offset for method, offset in methods if method == "PATCH") >= 32 << 20
+    assert "POST" not in [method for method, _ in methods]
+    assert entries(served, dataset_id) == on_disk(folder)
+
+
+def test_an_upload_can_be_paused(chromium: Browser, served: Served, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, 3)
+    with watched_window(chromium, allowed=("ERR_ABORTED", "ERR_FAILED")) as window:
+        page = open_datasets(window, served)
+        page.route(TUS, lambda route: None if route.request.method == "PATCH" else route.continue_())
+        page.locator("input[data-folder]").set_input_files(folder)
+        page.wait_for_function("() => Object.keys(localStorage).length === 1")
+        page.get_by_role("button", name="Pause").click()
+        expect(page.locator("[data-sending-words]")).to_have_text("Paused")
+        page.unroute(TUS)
+        page.wait_for_timeout(300)
+        page.get_by_role("button", name="Go on").click()
+        page.wait_for_url("**/datasets/0*")
+        dataset_id = page.url.rsplit("/", 1)[1]
+    assert entries(served, dataset_id) == on_disk(folder)
+
+
+def test_a_file_that_changes_meanwhile_is_named(chromium: Browser, served: Served, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, 3)
+    with watched_window(chromium, allowed=("ERR_",)) as window:
+        page = open_datasets(window, served)
+        page.route("**/api/v1/datasets", lambda route: (changed(folder), route.continue_()))
+        page.locator("input[data-folder]").set_input_files(folder)
+        expect(page.locator("[data-sending-error]")).to_contain_text("has changed since it was chosen", timeout=20_000)
+
+
+def changed(folder: Path) -> None:
+    """Change every file."""
+    time.sleep(1.1)  # browsers compare times of whole seconds
+    for one in folder.rglob("*.jpg"):
+        one.write_bytes(b"other")
 
 
 def test_a_refusal_is_a_sentence_and_can_be_tried_again(chromium: Browser, served: Served, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 3)
-    answer = {"status": 507, "content_type": "application/problem+json", "body": '{"detail": "The disk is full."}'}
-    with watched_window(chromium, allowed=("507",)) as window:
-        window.context.add_cookies([served.cookie()])
-        window.page.goto(served.address + "/datasets")
-        window.page.route("**/api/v1/uploads/*/files", lambda route: route.fulfill(**answer))  # type: ignore[arg-type]
-        window.page.locator("input[data-folder]").set_input_files(folder)
-        expect(window.page.locator("[data-sending-error]")).to_have_text("The disk is full.")
-        window.page.unroute("**/api/v1/uploads/*/files")
-        window.page.get_by_role("button", name="Try again").click()
-        window.page.wait_for_url("**/datasets/0*")
-    assert len(stored(served, window.page.url.rsplit("/", 1)[1])[2]) == 3
+    answer = {"status": 413, "content_type": "application/problem+json", "body": '{"detail": "The quota is reached."}'}
+    with watched_window(chromium, allowed=("413",)) as window:
+        page = open_datasets(window, served)
+        page.route(TUS, lambda route: route.fulfill(**answer))  # type: ignore[arg-type]
+        page.locator("input[data-folder]").set_input_files(folder)
+        expect(page.locator("[data-sending-error]")).to_have_text("The quota is reached.")
+        page.unroute(TUS)
+        page.get_by_role("button", name="Try again").click()
+        page.wait_for_url("**/datasets/0*")
+        dataset_id = page.url.rsplit("/", 1)[1]
+    assert entries(served, dataset_id) == on_disk(folder)
 
 
 def test_stopping_leaves_nothing_behind(chromium: Browser, served: Served, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 3)
     with watched_window(chromium, allowed=("ERR_FAILED", "ERR_ABORTED")) as window:
-        window.context.add_cookies([served.cookie()])
-        window.page.goto(served.address + "/datasets")
-        before = window.page.locator("article").count()
-        window.page.route("**/api/v1/uploads/*/files", lambda _route: None)  # never answered
-        window.page.locator("input[data-folder]").set_input_files(folder)
-        expect(window.page.locator("[data-sending-words]")).to_be_visible()
-        window.page.wait_for_timeout(300)
-        with window.page.expect_response(lambda one: one.request.method == "DELETE"):
-            window.page.get_by_role("button", name="Stop").click()
-        expect(window.page.locator("[data-sending]")).to_be_hidden()
-        window.page.goto(served.address + "/datasets")
-        assert window.page.locator("article").count() == before
+        page = open_datasets(window, served)
+        before = page.locator("article").count()
+        page.route(TUS, lambda route: None if route.request.method == "PATCH" else route.continue_())
+        page.locator("input[data-folder]").set_input_files(folder)
+        page.wait_for_function("() => Object.keys(localStorage).length === 1")
+        page.wait_for_timeout(300)
+        with page.expect_response(lambda one: one.request.method == "DELETE" and "/datasets/" in one.url):
+            page.get_by_role("button", name="Stop").click()
+        expect(page.locator("[data-sending]")).to_be_hidden()
+        assert page.evaluate("localStorage.length") == 0
+        page.unroute(TUS)
+        page.goto(served.address + "/datasets")
+        assert page.locator("article").count() == before
 
 
 def test_a_run_page_catches_up_after_the_connection_was_lost(chromium: Browser, served: Served) -> None:

@@ -11,15 +11,11 @@ from cli import training, uploading
 from cli.exits import ServerAway
 from cli.remote import API, connect, local_address
 from cli.training import Event, parsed, placed
-from cli.uploading import Sent, already_there, batches, files_below, key_of, trying
+from cli.uploading import files_below, key_of, trying
 from core.config import Settings
 from core.errors import NotAuthenticated, ThawError
 
 PHASES = {"phases": [{"kind": "frozen", "epochs": 20}, {"kind": "fine_tune", "early_stopping": None}]}
-
-
-def files(*sizes: int) -> list[Sent]:
-    return [Sent(Path(f"{number}.png"), f"a/{number}.png", size) for number, size in enumerate(sizes)]
 
 
 def test_a_value_is_placed_in_objects_and_lists_without_changing_the_preset() -> None:
@@ -34,20 +30,6 @@ def test_a_value_is_placed_in_objects_and_lists_without_changing_the_preset() ->
 def test_a_place_that_a_list_does_not_have_is_refused(place: str) -> None:
     with pytest.raises(ThawError, match="is no place in a list of 2"):
         placed(PHASES["phases"], [place, "epochs"], 5, f"phases.{place}.epochs")
-
-
-def test_batches_keep_the_order_and_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploading, "BATCH_BYTES", 10)
-    monkeypatch.setattr(uploading, "BATCH_FILES", 3)
-    given = files(4, 4, 4, 50, 1, 1, 1, 1)
-    assert [[one.size for one in batch] for batch in batches(given)] == [[4, 4], [4], [50], [1, 1, 1], [1]]
-    assert [one for batch in batches(given) for one in batch] == given
-
-
-@pytest.mark.parametrize(("received", "there"), [(0, 0), (4, 1), (9, 2), (9 + 7, 0), (3, 0)])
-def test_received_bytes_say_which_files_are_there(received: int, there: int) -> None:
-    # all of them, or no sum of the first ones: everything is sent again, which does no harm
-    assert already_there(files(4, 5, 7), received) == there
 
 
 def test_a_changed_file_makes_another_upload(tmp_path: Path) -> None:

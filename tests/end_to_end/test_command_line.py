@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cli import uploading
+from cli import resuming
 from cli.main import main
 from cli.remote import TOKEN_FILE
 from core.accounts import create_token, local_user
@@ -99,28 +99,28 @@ def test_an_upload_that_broke_off_sends_the_rest_only(
     thaw: Thaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, house: House
 ) -> None:
     folder = write_classes(tmp_path / "broken off", 4, seed=21)
-    monkeypatch.setattr(uploading, "BATCH_FILES", 5)
-    send, sent = uploading._send_batch, []
+    monkeypatch.setattr(resuming, "MOST", 4096)
+    piece, sent = resuming.Transfer._piece, []
 
-    def send_two(*arguments: Any) -> None:
+    def two_pieces(transfer: resuming.Transfer, offset: int) -> int:
         if len(sent) == 2:
             raise KeyboardInterrupt
-        sent.append(len(arguments[2]))
-        send(*arguments)
+        sent.append(offset)
+        return piece(transfer, offset)
 
-    monkeypatch.setattr(uploading, "_send_batch", send_two)
+    monkeypatch.setattr(resuming.Transfer, "_piece", two_pieces)
     assert thaw("upload", folder, "--json").code == 130
-    assert sent == [5, 5]
-    sent.clear()
+    assert sent == [0, 4096]
+    monkeypatch.setattr(resuming.Transfer, "_piece", lambda one, offset: sent.append(offset) or piece(one, offset))
     said = thaw("upload", folder, "--json")
-    assert (said.code, sent) == (0, [2])
+    assert (said.code, sent[:3]) == (0, [0, 4096, 8192])
     assert said.rows[-1]["receipt"]["kept"] == 12
     assert said.rows[-1]["status"] == "ready"
     named = house.client.get("/api/v1/datasets", params={"search": "broken off"}).json()["items"]
     assert len(named) == 1
 
 
-def test_an_archive_goes_as_one_body(thaw: Thaw, tmp_path: Path) -> None:
+def test_an_archive_goes_as_it_is(thaw: Thaw, tmp_path: Path) -> None:
     archive = zip_of(write_classes(tmp_path / "zipped", 4, seed=5), tmp_path / "zipped.zip")
     said = thaw("upload", archive, "--json")
     assert said.code == 0, said.error

@@ -16,6 +16,7 @@ LONGEST_PATH = 1024  # characters: what the receipt's column holds
 DEEPEST = 32  # levels
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 NESTED_ENDINGS = (*ARCHIVE_ENDINGS, ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+AMONG_ARCHIVES = "unnamed.tar"  # what a browser makes of files picked together with archives: no folder of its own
 CHUNK = 1 << 18
 
 # C0 and C1 controls, line and paragraph separators, and the marks that make a name read backwards

@@ -15,6 +15,7 @@ from core.errors import ArchiveRefused, DiskFull, UploadRejected
 from worker.ingest.archive import Archive, open_archive
 from worker.ingest.checkers import Job
 from worker.ingest.entries import (
+    AMONG_ARCHIVES,
     LONGEST_PATH,
     ArchiveLimits,
     Code,
@@ -91,7 +92,9 @@ class Contents:
             )
 
     def _list_archive(self, one: Received, *, alone: bool) -> None:
-        """Add an archive's entries. Several archives, or one among pictures, count as folders named like them."""
+        """Add an archive's entries. Several archives, or one among pictures, count as folders named like them; files that
+        a browser packed to send them together with archives count as if they had come one by one.
+        """
         path, problem = read_name(one.path)
         try:
             archive = self._stack.enter_context(open_archive(one.file, self._limits))
@@ -101,7 +104,7 @@ class Contents:
             self.entries.append(Entry(path, 0, problem or Refusal(Code.ARCHIVE_REFUSED, refused.message)))
             return
         self._archives.append((len(self.entries), archive))
-        folder = "" if alone else without_archive_ending(path) + "/"
+        folder = "" if alone or path == AMONG_ARCHIVES else without_archive_ending(path) + "/"
         self.entries.extend(_inside(folder, entry) for entry in archive.entries)
 
     def _decide_places(self) -> None:
