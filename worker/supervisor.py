@@ -48,6 +48,7 @@ class Supervisor:
     def __init__(self, place: Workplace) -> None:
         self._place = place
         self._spare = Spare(place.settings)
+        self._spare.prepare()  # the first run does not wait for TensorFlow either
 
     def task(self) -> None:
         """Train queued runs until none waits or the worker is asked to stop."""

@@ -111,11 +111,12 @@ class DetailView(View):
 
 @dataclass(frozen=True)
 class UploadView(View):
-    """The progress of one upload; without a poll in it once it has ended."""
+    """The progress of one upload; without a poll in it once it has ended. `run`: begun on it by itself, where to go on."""
 
     template = "datasets/_upload.html"
     upload: Upload
     upload_row: UploadRow
+    run: Run | None
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,10 @@ def show_upload(request: Request, session: ReadSession, person: Person, dataset_
     """The progress of an upload, which the dataset's page asks for every second."""
     upload = uploads.find_upload(session, person.id, upload_id)
     dataset = find_dataset(session, person.id, dataset_id)
-    return render(request, UploadView(upload, upload_row(upload, dataset.name)))
+    run = None
+    if upload.train_preset and upload.status == UploadStatus.READY:
+        run = next(iter(list_runs(session, person.id, Wish(limit=1), dataset_id=dataset.id).items), None)
+    return render(request, UploadView(upload, upload_row(upload, dataset.name), run))
 
 
 @router.get("/{dataset_id}/uploads/{upload_id}/receipt")

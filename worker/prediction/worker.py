@@ -8,11 +8,10 @@ from typing import Any
 from core.errors import NotFound
 from core.estimates import SPEEDS_LAST, speeds_name
 from core.queue import find_note, give_answer, keep_note, redis_client, take_pictures
-from core.training_config import TrainingConfig
 from worker.prediction.models import ModelShelf, as_rows
 from worker.prediction.preview import augmented
+from worker.prediction.timings import TimingAsked, Timings
 from worker.training.pictures import PictureLimits, PictureRefused, Pixels, decode
-from worker.training.timing import measure
 from worker.workplace import Workplace
 
 _log = logging.getLogger(__name__)
@@ -27,6 +26,7 @@ class PredictionWorker:
         self._client = redis_client(settings, timeout=10.0)
         self._shelf = ModelShelf(place.storage, settings.predict_memory_bytes)
         self._limits = PictureLimits(settings.max_image_bytes, settings.max_image_pixels)
+        self._timings = Timings()
 
     def task(self, number: str, question: dict[str, Any], deadline: float) -> None:
         """Answer one question.
@@ -38,6 +38,9 @@ class PredictionWorker:
         """
         if time.time() > deadline:
             _log.info("a question came %.1f s too late and is dropped", time.time() - deadline)
+            return
+        if question.get("kind") == "estimate":
+            self._timings.ask(self._timing(number, question, deadline))
             return
         with self._place.at_work():
             try:
@@ -57,10 +60,10 @@ class PredictionWorker:
         Returns:
             The answer, or `{"error": sentence}`.
         """
-        kinds = {"predict": self._predict, "augment": self._augment, "estimate": self._estimate}
+        kinds = {"predict": self._predict, "augment": self._augment}
         kind = kinds.get(str(question.get("kind")))
         if kind is None:
-            allowed = ", ".join(kinds)
+            allowed = ", ".join([*kinds, "estimate"])
             return {
                 "error": f"The prediction worker answers questions of kind {allowed}. Received: {question.get('kind')!r}."
             }
@@ -82,16 +85,29 @@ class PredictionWorker:
         pixels = self._decoded(self._blob(str(question["blob_key"])))
         return {"error": pixels} if isinstance(pixels, str) else {"pictures": augmented(pixels, question)}
 
-    def _estimate(self, question: dict[str, Any], _: Sequence[bytes]) -> dict[str, Any]:
+    def _timing(self, number: str, question: dict[str, Any], deadline: float) -> TimingAsked:
         """`{config, classes, key, blob_keys}` -> `{"speeds": ...}`, also noted under the key: measured once, not every time."""
         name = speeds_name(str(question["key"]))
-        speeds = find_note(self._client, name)
-        if speeds is None:
-            pictures = [self._blob(str(key)) for key in question["blob_keys"]]
-            config = TrainingConfig.model_validate(question["config"])
-            speeds = measure(config, int(question["classes"]), pictures, self._limits)
-            keep_note(self._client, name, speeds, SPEEDS_LAST)
-        return {"speeds": speeds}
+
+        def tell(answer: dict[str, Any]) -> None:
+            if "speeds" in answer:
+                keep_note(self._client, name, answer["speeds"], SPEEDS_LAST)
+            give_answer(self._client, number, answer)
+
+        def wanted() -> bool:
+            return time.time() <= deadline and find_note(self._client, name) is None
+
+        return TimingAsked(
+            {
+                "config": question["config"],
+                "classes": int(question["classes"]),
+                "max_bytes": self._limits.max_bytes,
+                "max_pixels": self._limits.max_pixels,
+            },
+            lambda: [self._blob(str(key)) for key in question["blob_keys"]],
+            wanted,
+            tell,
+        )
 
     def _blob(self, key: str) -> bytes:
         with self._place.storage.open(key) as blob:

@@ -60,7 +60,7 @@ function startPreview(form, panel, box) {
       if (!answer.ok) throw new Error(page.querySelector(".lead")?.textContent ?? `the server answered ${answer.status}`);
       pictures.replaceChildren(...page.body.children);
       shown = pictures.querySelector("img") ? wanted : null;
-      // the worker may be timing steps for an estimate, which takes a while: a few more tries
+      // the worker may still be loading TensorFlow: a few more tries
       tries = shown ? 0 : tries + 1;
       if (!shown && tries < 4) waiting = setTimeout(ask, 4000);
     } catch (error) {

@@ -80,7 +80,7 @@ async function follow(id, address) {
 }
 
 // data-refresh="3000": this part again every 3 s, until the fresh one does not ask for it; then the page is brought up to date.
-// data-poll="/address": the same from an address that answers with this part alone.
+// data-poll="/address": the same from an address that answers with this part alone; data-then="/address" in it: where it goes on.
 export function startRefresh(root) {
   for (const part of root.querySelectorAll("[data-refresh]")) again(part, Number(part.dataset.refresh), location.href);
   for (const part of root.querySelectorAll("[data-poll]")) again(part, 1000, part.dataset.poll);
@@ -95,6 +95,7 @@ function again(part, wait, address) {
       const page = await fetchPage(address);
       const fresh = page.getElementById(part.id);
       if (!part.isConnected) return;
+      if (fresh?.dataset.then) return location.assign(fresh.dataset.then);
       if (!fresh || !("refresh" in fresh.dataset || "poll" in fresh.dataset)) return swapMain();
       put(part, fresh);
     } catch {

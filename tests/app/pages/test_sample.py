@@ -4,7 +4,8 @@ from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from app.dependencies import House
-from core.tables import Upload, UploadStatus
+from core.tables import Run, Upload, UploadStatus, User
+from tests.app.people import belongings
 
 ORIGIN = {"Origin": "http://localhost"}
 
@@ -23,6 +24,23 @@ def test_the_button_leads_to_a_dataset_that_says_what_goes_on(browser: TestClien
     with house.database.write() as session:
         session.scalars(select(Upload)).one().status = UploadStatus.INGESTING
     assert "Drawing 150 pictures" in browser.get(answer.headers["location"]).text
+
+
+def test_when_the_pictures_are_ready_the_page_goes_on_to_the_run(browser: TestClient, house: House) -> None:
+    with house.database.read() as session:
+        owner = session.scalars(select(User).where(User.name == "ada")).one()
+    run_id = belongings(house, owner).run_id
+    dataset = browser.post("/datasets/samples", headers=ORIGIN).headers["location"].rpartition("/")[2]
+    with house.database.read() as session:
+        upload = session.scalars(select(Upload).where(Upload.dataset_id == dataset)).one()
+    address = f"/datasets/{dataset}/uploads/{upload.id}"
+    assert "data-then" not in browser.get(address).text
+    with house.database.write() as session:
+        session.get_one(Upload, upload.id).status = UploadStatus.READY
+        session.get_one(Run, run_id).dataset_id = dataset
+    page = browser.get(address).text
+    assert f'data-then="/runs/{run_id}"' in page
+    assert "data-poll" not in page
 
 
 def test_another_site_cannot_order_one(browser: TestClient) -> None:

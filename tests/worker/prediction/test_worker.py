@@ -15,7 +15,9 @@ from PIL import Image
 
 from cli.broker import broker_plan
 from core.config import Settings
-from core.queue import PREFIX, Queue, give_answer, redis_client
+from core.estimates import speeds_name
+from core.queue import PREFIX, Queue, find_note, give_answer, redis_client
+from core.training_config import parse_config
 from tests.end_to_end.house import wait_until
 from tests.worker.prediction.test_models import write_model
 from worker.prediction.worker import PredictionWorker
@@ -93,6 +95,34 @@ def test_a_question_whose_deadline_has_passed_is_dropped(settings: Settings, wor
         give_answer(client, "before", {})
         worker.task("late", QUESTION, time.time() - 1)
         assert client.keys(f"{PREFIX}answer:*") == [f"{PREFIX}answer:before".encode()]
+
+
+TINY = {"backbone": "tiny_cnn", "weights": "none", "image_size": [32, 32], "batch_size": 4}
+
+
+def test_predictions_do_not_wait_behind_the_timing_of_an_estimate(settings: Settings, worker: PredictionWorker) -> None:
+    config = parse_config({**TINY, "phases": [{"kind": "frozen", "optimizer": {"name": "lbfgs"}}]}).model_dump(
+        mode="json"
+    )
+    worker._place.storage.put("blobs/picture", red_picture())
+    timing = {"kind": "estimate", "config": config, "classes": 3, "key": "shape", "blob_keys": ["blobs/picture"]}
+    with redis_client(settings) as client:
+        client.rpush(f"{PREFIX}pictures:2", red_picture())
+        worker.task("1", timing, time.time() + 100)
+        worker.task("2", QUESTION, time.time() + 100)
+        assert find_note(client, speeds_name("shape")) is None
+        assert b"predictions" in client.lrange(f"{PREFIX}answer:2", 0, -1)[0]  # type: ignore[index, operator]
+        speeds = wait_until(lambda: find_note(client, speeds_name("shape")), 100, "the steps are timed")
+        assert speeds["decode"] > 0  # type: ignore[index]
+        assert wait_until(lambda: client.exists(f"{PREFIX}answer:1"), 5, "the answer is there")
+
+
+def test_an_estimate_whose_pictures_are_gone_has_a_sentence(settings: Settings, worker: PredictionWorker) -> None:
+    question = {"kind": "estimate", "config": TINY, "classes": 3, "key": "gone", "blob_keys": ["blobs/nothing"]}
+    with redis_client(settings) as client:
+        worker.task("1", question, time.time() + 100)
+        (said,) = wait_until(lambda: client.lrange(f"{PREFIX}answer:1", 0, -1), 10, "an answer")  # type: ignore[misc]
+        assert b"could not be measured" in said
 
 
 def test_a_fault_of_ours_is_an_answer_too(settings: Settings, worker: PredictionWorker) -> None:
