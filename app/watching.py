@@ -80,10 +80,10 @@ class Watch:
     def __init__(self, event: asyncio.Event) -> None:
         self._event = event
 
-    async def changed(self, patience: float = POLL_SECONDS) -> bool:
-        """Wait until woken (True) or until `patience` seconds are over (False)."""
+    async def changed(self, patience: float | None = None) -> bool:
+        """Wait until woken (True) or until `patience` seconds are over (False); without one, the seconds between two polls."""
         try:
-            await asyncio.wait_for(self._event.wait(), patience)
+            await asyncio.wait_for(self._event.wait(), POLL_SECONDS if patience is None else patience)
         except TimeoutError:
             return False
         self._event.clear()

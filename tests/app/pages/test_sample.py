@@ -4,8 +4,8 @@ from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from app.dependencies import House
-from core.tables import Run, Upload, UploadStatus, User
-from tests.app.people import belongings
+from core.tables import Run, Upload, UploadStatus
+from tests.app.people import Caller, belongings
 
 ORIGIN = {"Origin": "http://localhost"}
 
@@ -26,10 +26,10 @@ def test_the_button_leads_to_a_dataset_that_says_what_goes_on(browser: TestClien
     assert "Drawing 150 pictures" in browser.get(answer.headers["location"]).text
 
 
-def test_when_the_pictures_are_ready_the_page_goes_on_to_the_run(browser: TestClient, house: House) -> None:
-    with house.database.read() as session:
-        owner = session.scalars(select(User).where(User.name == "ada")).one()
-    run_id = belongings(house, owner).run_id
+def test_when_the_pictures_are_ready_the_page_goes_on_to_the_run(
+    browser: TestClient, house: House, bob: Caller
+) -> None:
+    run_id = belongings(house, bob.user).run_id
     dataset = browser.post("/datasets/samples", headers=ORIGIN).headers["location"].rpartition("/")[2]
     with house.database.read() as session:
         upload = session.scalars(select(Upload).where(Upload.dataset_id == dataset)).one()
@@ -37,7 +37,8 @@ def test_when_the_pictures_are_ready_the_page_goes_on_to_the_run(browser: TestCl
     assert "data-then" not in browser.get(address).text
     with house.database.write() as session:
         session.get_one(Upload, upload.id).status = UploadStatus.READY
-        session.get_one(Run, run_id).dataset_id = dataset
+        run = session.get_one(Run, run_id)
+        run.dataset_id, run.owner_id = dataset, upload.owner_id
     page = browser.get(address).text
     assert f'data-then="/runs/{run_id}"' in page
     assert "data-poll" not in page
