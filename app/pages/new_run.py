@@ -29,10 +29,11 @@ router = APIRouter(include_in_schema=False)
 
 @dataclass(frozen=True)
 class PresetCard:
-    """A preset with its phases as (kind, epochs)."""
+    """A preset with its phases as (kind, epochs); `shares`: as (kind, width in the bar)."""
 
     preset: Preset
     phases: Sequence[tuple[str, int]]
+    shares: Sequence[tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,14 @@ class ChooseView(View):
 
 def _cards() -> list[PresetCard]:
     return [
-        PresetCard(preset, [(phase.kind, phase.epochs) for phase in preset.config.phases])
+        PresetCard(preset, [(phase.kind, phase.epochs) for phase in preset.config.phases], _shares(preset))
         for preset in PRESETS.values()
     ]
+
+
+def _shares(preset: Preset) -> list[tuple[str, int]]:
+    """How long the phases are beside each other, for the bar: iterations of a logistic regression take no time to speak of."""
+    return [(phase.kind, 4 if phase.optimizer.name == "lbfgs" else phase.epochs) for phase in preset.config.phases]
 
 
 def _base_config(session: Session, owner_id: str, base: str) -> Mapping[str, Any]:

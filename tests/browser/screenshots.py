@@ -129,8 +129,8 @@ def _tell_the_story(house: House, page: Page, photographs: Path) -> None:
     }.items():
         open_page(page, house.address + path)
         page.wait_for_timeout(1500)
-        # estimates come one by one
-        wait_until(lambda: "timing" not in page.inner_text("main"), PATIENCE_SECONDS, f"the times on {name}")
+        if name == "new-run":  # estimates come one by one
+            wait_until(lambda: page.query_selector("form[data-timed]"), PATIENCE_SECONDS, "the times on the cards")
         keep(page, name)
     _shoot_model(house, page, model, photographs)
 

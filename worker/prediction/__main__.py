@@ -1,28 +1,13 @@
 """`python -m worker.prediction`: the one long-lived process in which TensorFlow answers. The solo pool: nothing forks after TensorFlow."""
 
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from core.config import read_settings
 from core.logs import log_to_stderr
 from worker.celery_app import work
 from worker.lifeline import die_with_parent
+from worker.prediction.quiet import quiet
 from worker.process import opened_place
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep descriptor 2 closed to TensorFlow's greetings, which no setting silences."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def main() -> int:

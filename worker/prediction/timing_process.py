@@ -12,13 +12,17 @@ import traceback
 from typing import Any
 
 from core.training_config import TrainingConfig
+from worker.prediction.quiet import quiet
 from worker.training.pictures import PictureLimits
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
     """Measure one."""
-    from worker.training.timing import measure  # noqa: PLC0415 - TensorFlow is loaded here
+    with quiet():
+        from worker.prediction.models import warm_up  # noqa: PLC0415 - TensorFlow is loaded here
+        from worker.training.timing import measure  # noqa: PLC0415
 
+        warm_up()
     config = TrainingConfig.model_validate(question["config"])
     pictures = [base64.b64decode(one) for one in question["pictures"]]
     limits = PictureLimits(question["max_bytes"], question["max_pixels"])

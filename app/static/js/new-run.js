@@ -19,6 +19,7 @@ const wait = (ms) => new Promise((done) => { setTimeout(done, ms); });
 async function startEstimates(form) {
   const version = form.querySelector("[name=version_id]").value;
   for (const place of form.querySelectorAll("[data-estimate]")) await estimate(place, version).catch(() => { place.textContent = ""; });
+  form.dataset.timed = "";
 }
 
 async function estimate(place, version) {
