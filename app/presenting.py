@@ -29,6 +29,7 @@ from app.api.schemas import (
     UploadProgress,
     VersionOut,
     VersionRef,
+    WeightsOut,
 )
 from core.models import FORMATS
 from core.paging import Page
@@ -45,6 +46,8 @@ from core.tables import (
     TrainedModel,
     Upload,
     VersionImage,
+    Weights,
+    WeightsStatus,
 )
 from core.version_diff import Change, Difference, VersionDiff
 
@@ -156,6 +159,25 @@ def upload_out(upload: Upload) -> UploadOut:
         error=upload.error,
         created_at=upload.created_at,
         finished_at=upload.finished_at,
+    )
+
+
+def weights_out(weights: Weights) -> WeightsOut:
+    """Uploaded weights."""
+    return WeightsOut(
+        id=weights.id,
+        backbone=weights.backbone,
+        filename=weights.filename,
+        size_bytes=weights.size_bytes,
+        status="checking" if weights.status == WeightsStatus.RECEIVED else weights.status.value,
+        matched=weights.matched,
+        missing=weights.missing,
+        unexpected=weights.unexpected,
+        matched_by=weights.way,
+        form=weights.form,
+        error=weights.error,
+        created_at=weights.created_at,
+        finished_at=weights.finished_at,
     )
 
 

@@ -18,7 +18,18 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from core.config import Settings
 from core.database import Database, database_now
 from core.ids import new_id
-from core.leases import EXPORT_LIFE, LIVES, RUN_LIFE, UPLOAD_LIFE, Life, expire, expired, to_ring, waiting_count
+from core.leases import (
+    EXPORT_LIFE,
+    LIVES,
+    RUN_LIFE,
+    UPLOAD_LIFE,
+    WEIGHTS_LIFE,
+    Life,
+    expire,
+    expired,
+    to_ring,
+    waiting_count,
+)
 from core.live import Announcer
 from core.models import empty_bin
 from core.queue import Queue
@@ -180,6 +191,10 @@ def _failed_values(life: Life) -> dict[str, object]:
     if life is UPLOAD_LIFE:
         sentence = "Checking these files failed three times: each time the worker disappeared. Upload them again."
         return {"error": sentence}
+    if life is WEIGHTS_LIFE:
+        return {
+            "error": "Checking this file failed three times: each time the worker disappeared. It may be damaged or hostile."
+        }
     if life is EXPORT_LIFE:
         return {"error": "Making this file failed three times: each time the worker disappeared."}
     return {}

@@ -32,6 +32,8 @@ from core.tables import (
     Upload,
     UploadStatus,
     VersionImage,
+    Weights,
+    WeightsStatus,
     WorkerRow,
 )
 
@@ -183,6 +185,17 @@ def list_models(session: Session, owner_id: str, wish: Wish) -> Page[TrainedMode
         query = query.where(_search(TrainedModel, wish.search))
     sorts = {"name": TrainedModel.name, "test_accuracy": TrainedModel.test_accuracy}
     return _paged(session, query, TrainedModel, wish, sorts)
+
+
+def list_weights(session: Session, owner_id: str, wish: Wish) -> Page[Weights]:
+    """A person's uploaded weights, newest first."""
+    return _paged(session, select(Weights).where(Weights.owner_id == owner_id), Weights, wish, {})
+
+
+def ready_weights(session: Session, owner_id: str) -> Sequence[Weights]:
+    """Uploaded weights that a run may start from: the newest fifty."""
+    mine = (Weights.owner_id == owner_id, Weights.status == WeightsStatus.READY)
+    return session.scalars(select(Weights).where(*mine).order_by(Weights.id.desc()).limit(MOST // 4)).all()
 
 
 def model_of_run(session: Session, run_id: str) -> TrainedModel | None:

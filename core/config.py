@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     max_entries: int = Field(100_000, ge=1, description="Most files in one upload.")
     max_image_bytes: int = Field(30 * MB, ge=1, description="Largest picture file, in bytes.")
     max_image_pixels: int = Field(50_000_000, ge=1, description="Largest picture, in pixels.")
+    max_weights_bytes: int = Field(
+        1 * GB, ge=1, description="Largest file of weights, and largest sum of the arrays in it, in bytes."
+    )
     max_classes: int = Field(1000, ge=2, description="Most classes in a dataset.")
     quota_bytes: int = Field(
         0, ge=0, description="Most bytes of pictures and uploads that one person may keep; 0: no limit but the disk."

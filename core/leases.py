@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from core.database import database_now
 from core.errors import Fenced
-from core.tables import Export, ExportStatus, Run, RunStatus, Upload, UploadStatus, utc_now
+from core.tables import Export, ExportStatus, Run, RunStatus, Upload, UploadStatus, Weights, WeightsStatus, utc_now
 
 MOST_FAILURES = 3
 
@@ -21,7 +21,7 @@ MOST_FAILURES = 3
 class Life:
     """The statuses that a leased noun lives through, and the queue that is rung for it."""
 
-    table: type[Run] | type[Upload] | type[Export]
+    table: type[Run] | type[Upload] | type[Export] | type[Weights]
     queue: str
     waiting: Any
     working: Any
@@ -36,7 +36,15 @@ UPLOAD_LIFE = Life(
 EXPORT_LIFE = Life(
     Export, "export", ExportStatus.QUEUED, ExportStatus.BUILDING, ExportStatus.FAILED, ExportStatus.FAILED
 )
-LIVES = (RUN_LIFE, UPLOAD_LIFE, EXPORT_LIFE)
+WEIGHTS_LIFE = Life(
+    Weights,
+    "ingest",
+    WeightsStatus.RECEIVED,
+    WeightsStatus.CHECKING,
+    WeightsStatus.REJECTED,
+    WeightsStatus.REJECTED,
+)
+LIVES = (RUN_LIFE, UPLOAD_LIFE, EXPORT_LIFE, WEIGHTS_LIFE)
 
 
 @dataclass(frozen=True)

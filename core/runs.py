@@ -33,6 +33,7 @@ from core.tables import (
     utc_now,
 )
 from core.training_config import TrainingConfig
+from core.weights import start_of
 
 ENDED = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED})
 MOST_REPEATS = 50
@@ -97,9 +98,10 @@ def create_runs(session: Session, queue: Queue | None, version: DatasetVersion, 
     The queue is rung after the commit; without one (in a worker) the sweeper rings, within seconds.
 
     Raises:
-        InputInvalid: a config that does not fit this dataset version.
+        InputInvalid: a config that does not fit this dataset version, or that starts from weights one has not.
     """
     _check_fit(version, wish)
+    start_of(session, version.owner_id, wish.config)
     dataset = session.get_one(Dataset, version.dataset_id)
     title = f"{dataset.name}, version {version.number}"
     group_id = new_id() if wish.repeats > 1 else None

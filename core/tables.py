@@ -112,6 +112,15 @@ class ExportStatus(StrEnum):
     FAILED = "failed"
 
 
+class WeightsStatus(StrEnum):
+    """Life of uploaded weights; `received` is told as "checking", which it will be in a moment."""
+
+    RECEIVED = "received"
+    CHECKING = "checking"
+    READY = "ready"
+    REJECTED = "rejected"
+
+
 class Scope(StrEnum):
     """What an API token may do."""
 
@@ -488,6 +497,29 @@ class Export(Identified, Leased, Base):
     agreement: Mapped[dict[str, Any] | None]
     error: Mapped[str | None] = mapped_column(Text)
     __table_args__ = (UniqueConstraint("model_id", "format"), Index(None, "status", "lease_expires_at"))
+
+
+class Weights(Identified, Leased, Base):
+    """A file of weights that a person sent, for one backbone; checked by a worker, kept as plain arrays (docs/decisions)."""
+
+    __tablename__ = "weights"
+    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    backbone: Mapped[str] = mapped_column(String(60))
+    filename: Mapped[str] = mapped_column(String(255))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    status: Mapped[WeightsStatus] = mapped_column(_status(WeightsStatus), default=WeightsStatus.RECEIVED)
+    form: Mapped[str | None] = mapped_column(String(20))
+    way: Mapped[str | None] = mapped_column(String(20))
+    matched: Mapped[int] = mapped_column(default=0)
+    missing: Mapped[list[Any]] = mapped_column(default=list)
+    unexpected: Mapped[list[Any]] = mapped_column(default=list)
+    error: Mapped[str | None] = mapped_column(Text)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    __table_args__ = (
+        Index(None, "status", "lease_expires_at"),
+        Index(None, "owner_id", "status", "id"),
+        Index(None, "owner_id", "id"),
+    )
 
 
 class WorkerRow(Base):

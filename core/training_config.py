@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from core.backbones import BACKBONES, Backbone
-from core.errors import ConfigInvalid, FieldProblem, NotServed
+from core.errors import ConfigInvalid, FieldProblem
 
 LearningRate = Annotated[float, Field(ge=1e-7, le=10.0)]
 Size = Annotated[int, Field(ge=16, le=1024)]
@@ -298,29 +298,12 @@ def parse_config(data: Mapping[str, Any]) -> TrainingConfig:
 
     Raises:
         ConfigInvalid: with one FieldProblem per wrong field.
-        NotServed: a value of the contract that this version cannot train with yet.
     """
     try:
-        config = TrainingConfig.model_validate(data)
+        return TrainingConfig.model_validate(data)
     except ValidationError as error:
         problems = field_problems(error)
         raise ConfigInvalid(problems[0].message, problems=problems) from error
-    unserved = _unserved(config)
-    if unserved:
-        raise NotServed(unserved[0].message, problems=tuple(unserved))
-    return config
-
-
-def _unserved(config: TrainingConfig) -> list[FieldProblem]:
-    """Fields of the contract that no part of this version would honour. Refused, never ignored."""
-    found: list[FieldProblem] = []
-    if not isinstance(config.weights, str):
-        message = (
-            "Starting from one's own model or from uploaded weights is not served yet. "
-            'Allowed in this version: "imagenet", "none".'
-        )
-        found.append(FieldProblem("weights", message, config.weights.model_dump()))
-    return found
 
 
 # Pydantic names the arm of a union in an error's path; the person wrote no such level

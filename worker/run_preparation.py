@@ -11,10 +11,12 @@ from typing import Any
 from sqlalchemy import select
 
 from core.config import Settings, code_version
-from core.errors import NotFound, PicturesUnreadable
+from core.errors import NotFound, PicturesUnreadable, WeightsUnavailable
 from core.leases import Claim
 from core.storage import blob_key, need_disk
 from core.tables import DatasetVersion, Image, Run, VersionImage
+from core.training_config import parse_config
+from core.weights import start_for_run
 from worker.workplace import Workplace
 
 CHUNK = 2000
@@ -43,6 +45,7 @@ def prepare_folder(
 
     Raises:
         PicturesUnreadable: the dataset version is gone or a picture is not in the storage any more.
+        WeightsUnavailable: the weights of one's own that it starts from are.
         DiskFull: no room for a training.
     """
     settings = place.settings
@@ -59,7 +62,9 @@ def prepare_folder(
         raise PicturesUnreadable("The dataset of this run was deleted before the training began.")
     listing = _Listing(place, folder, version, keep, tell)
     listing.write()
-    text = json.dumps(_run_json(settings, run, version, held), indent=1, ensure_ascii=False)
+    text = json.dumps(
+        _run_json(settings, run, version, held) | _start(place, run, folder), indent=1, ensure_ascii=False
+    )
     (folder / "run.json").write_text(text, encoding="utf-8")
     return folder
 
@@ -83,6 +88,21 @@ def _run_json(settings: Settings, run: Run, version: DatasetVersion, held: Claim
         "batch_size": run.batch_size,
         "checkpoints": [str(path) for path in checkpoints if path.is_dir()],
     }
+
+
+def _start(place: Workplace, run: Run, folder: Path) -> dict[str, Any]:
+    """The file that the backbone starts from, where the config names weights of one's own."""
+    with place.database.read() as session:
+        start = start_for_run(session, run, parse_config(run.config))
+    if start is None:
+        return {}
+    try:
+        file = place.storage.keep(start.key, folder / PICTURES)
+    except NotFound as error:
+        raise WeightsUnavailable(
+            f'The weights of "{start.title}" that this run starts from are missing. {error.message}'
+        ) from error
+    return {"start": {"file": os.fspath(file), "cut_layer": start.cut_layer}}
 
 
 class _Listing:

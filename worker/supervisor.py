@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
-from core.errors import DiskFull, Fenced, PicturesUnreadable
+from core.errors import DiskFull, Fenced, PicturesUnreadable, WeightsUnavailable
 from core.leases import RUN_LIFE, Claim, claim
 from core.logs import about
 from core.runs import (
@@ -108,6 +108,8 @@ class Attempt:
             folder = self._prepare()
         except PicturesUnreadable as error:
             return self._fail("data", error.message)
+        except WeightsUnavailable as error:
+            return self._fail("weights", error.message)
         except DiskFull as error:
             return self._fail("disk_full", error.message)
         except Stopped:

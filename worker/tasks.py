@@ -3,6 +3,7 @@
 import logging
 
 from worker.ingest.ingest import ingest_next
+from worker.weights.check import check_next
 from worker.workplace import Workplace
 
 _log = logging.getLogger(__name__)
@@ -12,13 +13,14 @@ def ingest(place: Workplace) -> None:
     """Ingest the received uploads that nobody works on."""
     with place.at_work():
         while not place.stopping:
-            if not ingest_next(
+            done = ingest_next(
                 place.settings,
                 place.database,
                 owner=place.name,
                 drain=place.drain,
                 announce=place.announcer.changed,
-            ):
+            )
+            if not done and not check_next(place):
                 return
 
 

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.api import account, datasets, live, models, previews, runs, system, tus, uploads
+from app.api import account, datasets, live, models, previews, runs, system, tus, uploads, weights
 
 routers: list[APIRouter] = [
     system.router,
@@ -16,4 +16,5 @@ routers: list[APIRouter] = [
     runs.router,
     live.router,
     models.router,
+    weights.router,
 ]

@@ -31,6 +31,8 @@ from core.tables import (
     Upload,
     UploadStatus,
     User,
+    Weights,
+    WeightsStatus,
     utc_now,
 )
 from core.training_config import TrainingConfig
@@ -74,6 +76,7 @@ class Belongings:
     token_id: str
     session_id: str
     transfer_id: str
+    weights_id: str
 
 
 def original_of(user: User, index: int) -> bytes:
@@ -138,8 +141,11 @@ def belongings(house: House, user: User) -> Belongings:
         transfer = Transfer(owner_id=user.id, upload_id=upload.id, path="a.zip", finished_at=utc_now(), **ended)
         session.add(transfer)
         session.flush()
+        mine = Weights(owner_id=user.id, backbone="tiny_cnn", filename="a.h5", size_bytes=9, status=WeightsStatus.READY)
+        session.add(mine)
+        session.flush()
     things = (dataset.id, version.id, placed[0].image_id, upload.id, run.id, model.id, token.id)
-    return Belongings(*things, session_id, transfer.id)
+    return Belongings(*things, session_id, transfer.id, mine.id)
 
 
 def finished_run(version: DatasetVersion, **columns: object) -> Run:

@@ -96,7 +96,7 @@ def test_somebody_elses_things_do_not_exist(web: FastAPI, ada: Caller, bob: Call
 
 
 def test_somebody_elses_things_are_in_no_list(ada: Caller, bob: Caller, owned: Belongings) -> None:
-    for path in ("datasets", "runs", "models", "sessions"):
+    for path in ("datasets", "runs", "models", "weights", "sessions"):
         assert bob.client.get(f"/api/v1/{path}").json()["items"] == []
         assert len(ada.client.get(f"/api/v1/{path}").json()["items"]) == 1, path
     answer = bob.client.post("/api/v1/runs", json={"dataset_version_id": owned.version_id})

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from core.errors import ConfigInvalid, NotServed
+from core.errors import ConfigInvalid
 from core.presets import PRESETS
 from core.training_config import Augmentation, FineTunePhase, merged, parse_config
 
@@ -96,9 +96,8 @@ def test_not_a_number_is_refused() -> None:
 
 
 @pytest.mark.parametrize("weights", [{"model_id": "x"}, {"weights_id": "x"}])
-def test_a_field_that_is_not_served_yet_is_refused_with_a_sentence(weights: dict[str, str]) -> None:
-    with pytest.raises(NotServed, match="not served yet"):
-        parse_config({"weights": weights})
+def test_weights_of_ones_own_are_served(weights: dict[str, str]) -> None:
+    assert parse_config({"weights": weights}).model_dump(mode="json")["weights"] == weights
 
 
 def test_equal_configs_have_equal_fingerprints_and_a_seed_changes_it() -> None:

@@ -14,7 +14,8 @@ from worker.training.backbones import build_backbone
 from worker.training.folding import fold, folded_into
 from worker.training.graph import single_tensor_places
 
-_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+# where Keras' files put an underscore into a class name: LayerScale -> layer_scale, but Conv2D -> conv2d
+_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import contextlib
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -20,6 +21,7 @@ from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig
 from worker.training.backbones import build_backbone, settle_statistics
 from worker.training.folding import fold, folded_into, form_of
 from worker.training.graph import single_tensor_places
+from worker.training.start import assign_all, read_start
 
 
 @dataclass
@@ -42,23 +44,48 @@ class Network:
     taken_up: dict[str, str]
 
 
-def build_network(config: TrainingConfig, n_classes: int) -> Network:
+@dataclass(frozen=True)
+class Start:
+    """Arrays of one's own that a backbone starts from.
+
+    Attributes:
+        file: see `worker.training.start`.
+        cut_layer: where the earlier model was cut; None: not at all, or uploaded weights.
+    """
+
+    file: Path
+    cut_layer: str | None = None
+
+
+def build_network(config: TrainingConfig, n_classes: int, start: Start | None = None) -> Network:
     """Build the untrained classifier of a config.
 
-    Folded as far as the graph allows when every phase caches its features; else plain, as the textbooks have it.
+    Folded as far as the graph allows when every phase caches its features; else plain, as the textbooks have it. Weights of a
+    folded network stay folded whatever the phases are: taking BatchNorm out again would divide by gamma.
+
+    Args:
+        start: where the config's own weights are; only with `{"model_id"}` or `{"weights_id"}`. Without one the backbone is
+            random (for whoever puts trained weights in afterwards).
 
     Raises:
-        WeightsUnavailable: see build_backbone.
-        ConfigInvalid: a sigmoid head with other than two classes, own weights, or a layer above the cut.
+        WeightsUnavailable: see build_backbone and read_start.
+        ConfigInvalid: a sigmoid head with other than two classes, or a layer above the cut.
     """
-    if not isinstance(config.weights, str):
-        raise ConfigInvalid('weights: starting from one\'s own weights is not served yet. Allowed: "imagenet", "none".')
-    whole = build_backbone(config.backbone, image_size=config.image_size, weights=config.weights, seed=config.seed)
-    if config.weights == "none":
+    trained = config.weights == "imagenet"
+    whole = build_backbone(
+        config.backbone, image_size=config.image_size, weights="imagenet" if trained else "none", seed=config.seed
+    )
+    if not trained and start is None:
         settle_statistics(whole, config.seed)
     plain = _cut_at(whole, config.cut_layer or BACKBONES[config.backbone].default_cut_layer)
     folds = all(phase.features == "cached" for phase in config.phases)
+    form, arrays = (None, None) if start is None else read_start(start.file, whole, start.cut_layer)
+    if arrays is not None and form == "plain":
+        assign_all(plain, arrays)
+    folds = folds or form == "folded"
     backbone = fold(plain) if folds else plain
+    if arrays is not None and form == "folded":
+        assign_all(backbone, arrays)
     taken_up = folded_into(plain) if folds else {}
     head = _build_head(config, n_classes, backbone.output.shape[1:])
     return Network(backbone, head, form_of(plain) if folds else "plain", config.backbone, taken_up)

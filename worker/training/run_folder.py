@@ -75,6 +75,8 @@ class RunFolder:
         disk_reserve_bytes: free bytes that stay untouched.
         threads: processor threads to use.
         earlier_checkpoints: checkpoint folders of earlier attempts, newest first.
+        start_file: arrays that the backbone starts from when the config names own weights, else None.
+        start_cut_layer: where the earlier model was cut that they are of.
     """
 
     path: Path
@@ -91,6 +93,8 @@ class RunFolder:
     threads: int
     batch_size: int
     earlier_checkpoints: tuple[Path, ...]
+    start_file: Path | None = None
+    start_cut_layer: str | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -122,6 +126,8 @@ def read_run_folder(path: Path) -> RunFolder:
         raise ConfigInvalid(f"A classifier needs at least two class names. Received: {list(names)}.")
     if config.head.binary and len(names) != 2:
         raise ConfigInvalid(f"head.binary is one sigmoid unit for exactly two class names. Received: {len(names)}.")
+    if not isinstance(config.weights, str) and not data.get("start"):
+        raise ConfigInvalid('run.json lacks "start", the file of the weights that its config names.')
     return RunFolder(
         path=path,
         run_id=str(data.get("run_id", path.name)),
@@ -137,6 +143,8 @@ def read_run_folder(path: Path) -> RunFolder:
         threads=max(1, int(data.get("threads") or os.cpu_count() or 1)),
         batch_size=max(1, int(data.get("batch_size") or config.batch_size)),
         earlier_checkpoints=tuple(path / folder for folder in data.get("checkpoints", ())),
+        start_file=path / data["start"]["file"] if data.get("start") else None,
+        start_cut_layer=(data.get("start") or {}).get("cut_layer"),
     )
 
 

@@ -56,7 +56,7 @@ def _learn_export_and_read_back(tmp_path: Path, backbone_id: str, features: str)
     assert export.as_json()["agreement"]["top1"] == 1.0
     pixels = np.random.default_rng(0).integers(0, 255, (2, *_size(backbone_id), 3), dtype=np.uint8)
     read_back = exported_graph(tmp_path / "model" / "saved_model")(pixels)
-    np.testing.assert_allclose(read_back, inference_model(network)(pixels), atol=1e-5)
+    np.testing.assert_allclose(read_back, inference_model(network)(pixels), atol=1e-3)
 
 
 @pytest.mark.timeout(300)

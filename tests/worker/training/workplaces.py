@@ -16,7 +16,7 @@ from worker.training.features import FeatureStore
 from worker.training.layers import PictureResizer
 from worker.training.ledger import Ledger
 from worker.training.materials import Workplace
-from worker.training.network import build_network
+from worker.training.network import Start, build_network
 from worker.training.orders import Orders
 from worker.training.run_folder import read_run_folder
 
@@ -54,7 +54,8 @@ def open_run(path: Path) -> Opened:
     keras.utils.set_random_seed(folder.config.seed)
     pictures.set_resize(PictureResizer(folder.config.image_size, folder.config.resize))
     ledger = Ledger(folder)
-    network = build_network(folder.config, len(folder.class_names))
+    start = None if folder.start_file is None else Start(folder.start_file, folder.start_cut_layer)
+    network = build_network(folder.config, len(folder.class_names), start)
     ledger.meet(network)
     said = path / "said.jsonl"
     descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -1,0 +1,140 @@
+"""Weights over REST: sent, listed, deleted, and started from; checked by the real checker."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.dependencies import House
+from core.tables import Run, RunStatus, TrainedModel, Weights, WeightsStatus
+from tests.app.people import Belongings, Caller, belongings
+from tests.worker.weights.test_arrays import keras_3_file
+from worker.weights.check import check_next
+from worker.workplace import Workplace
+
+URL = "/api/v1/weights"
+
+
+@pytest.fixture
+def owned(house: House, ada: Caller) -> Belongings:
+    """Ada's things."""
+    return belongings(house, ada.user)
+
+
+def _send(who: Caller, body: bytes, backbone: str = "tiny_cnn", **headers: str) -> Any:
+    return who.client.post(URL, data={"backbone": backbone}, files={"file": ("mine.weights.h5", body)}, headers=headers)
+
+
+def _check_all(house: House, **options: Any) -> None:
+    place = Workplace(house.settings, ("ingest",))
+    while check_next(place, **options):
+        pass
+    place.close()
+
+
+def _tiny(tmp_path: Path) -> bytes:
+    return keras_3_file(tmp_path / "tiny.weights.h5").read_bytes()
+
+
+def test_weights_are_sent_checked_and_listed(house: House, ada: Caller, tmp_path: Path) -> None:
+    answer = _send(ada, _tiny(tmp_path))
+    assert answer.status_code == 202, answer.text
+    sent = answer.json()
+    assert (sent["status"], sent["backbone"], sent["filename"]) == ("checking", "tiny_cnn", "mine.weights.h5")
+    assert answer.headers["Location"] == f"{URL}/{sent['id']}"
+    _check_all(house)
+    checked = ada.client.get(f"{URL}/{sent['id']}").json()
+    assert (checked["status"], checked["matched"], checked["missing"]) == ("ready", 25, [])
+    assert (checked["matched_by"], checked["form"], checked["error"]) == ("name", "plain", None)
+    assert [one["id"] for one in ada.client.get(URL).json()["items"]] == [sent["id"]]
+    assert not list(house.settings.incoming_folder.glob("*"))
+    assert ada.client.delete(f"{URL}/{sent['id']}").status_code == 204
+    assert ada.client.get(f"{URL}/{sent['id']}").status_code == 404
+    assert not [path for path in house.settings.storage_folder.glob("weights/**/*") if path.is_file()]
+
+
+def test_a_file_that_is_no_weights_is_rejected_with_its_reason(house: House, ada: Caller) -> None:
+    sent = _send(ada, b"\x80\x04K\x01.").json()
+    _check_all(house)
+    found = ada.client.get(f"{URL}/{sent['id']}").json()
+    assert found["status"] == "rejected"
+    assert "This is a pickle" in found["error"]
+
+
+def test_a_reader_that_crashes_or_hangs_rejects_the_file_and_nothing_else(house: House, ada: Caller) -> None:
+    first = _send(ada, b"one").json()
+    _check_all(house, command=("sh", "-c", "kill -9 $$"))
+    second = _send(ada, b"two").json()
+    _check_all(house, command=("sleep", "30"), most_seconds=0.2)
+    assert "crashed" in ada.client.get(f"{URL}/{first['id']}").json()["error"]
+    assert "took longer" in ada.client.get(f"{URL}/{second['id']}").json()["error"]
+
+
+def test_what_is_wrong_with_a_form_is_said_at_once(house: House, ada: Caller) -> None:
+    unknown = _send(ada, b"x", "resnet_9000")
+    assert unknown.status_code == 422
+    assert "resnet_9000" in unknown.json()["errors"][0]["message"]
+    assert ada.client.post(URL, data={"backbone": "tiny_cnn"}, files={"other": b"x"}).status_code == 422
+    assert ada.client.post(URL, files={"backbone": (None, "tiny_cnn")}).status_code == 422
+    two = ada.client.post(URL, data={"backbone": "tiny_cnn"}, files=[("file", ("a", b"x")), ("file", ("b", b"y"))])
+    assert two.status_code == 422
+    assert not list(house.settings.incoming_folder.glob("*"))
+
+
+def test_a_repetition_with_the_same_key_is_the_same_weights(ada: Caller) -> None:
+    one, two = (_send(ada, b"abc", **{"Idempotency-Key": "w1"}) for _ in range(2))
+    assert one.status_code == 202
+    assert two.json() == one.json()
+    assert len(ada.client.get(URL).json()["items"]) == 1
+
+
+def _run(who: Caller, owned: Belongings, **config: Any) -> Any:
+    wish = {"backbone": "tiny_cnn", "image_size": [32, 32], **config}
+    return who.client.post(
+        "/api/v1/runs", json={"dataset_version_id": owned.version_id, "config": wish, "preset": "quick"}
+    )
+
+
+def test_a_run_starts_from_ready_weights_of_its_own_backbone_only(house: House, ada: Caller, owned: Belongings) -> None:
+    weights = {"weights_id": owned.weights_id}
+    queued = _run(ada, owned, weights=weights)
+    assert queued.status_code == 202, queued.text
+    assert queued.json()["config"]["weights"] == weights
+    other = _run(ada, owned, weights=weights, backbone="mobilenet_v2")
+    assert other.status_code == 422
+    assert "weights of Tiny network, the run is for MobileNetV2" in other.json()["errors"][0]["message"]
+    assert other.json()["errors"][0]["field"] == "config.weights"
+    assert _run(ada, owned, weights={"weights_id": "nothing"}).status_code == 422
+    busy = ada.client.delete(f"{URL}/{owned.weights_id}")
+    assert busy.status_code == 409
+    with house.database.write() as session:
+        session.get_one(Run, queued.json()["id"]).status = RunStatus.CANCELLED
+        session.get_one(Weights, owned.weights_id).status = WeightsStatus.REJECTED
+    assert "were rejected" in _run(ada, owned, weights=weights).json()["errors"][0]["message"]
+    assert ada.client.delete(f"{URL}/{owned.weights_id}").status_code == 204
+
+
+def test_a_run_starts_from_ones_own_model_and_not_above_its_cut(
+    house: House, ada: Caller, bob: Caller, owned: Belongings
+) -> None:
+    theirs = belongings(house, bob.user)
+    with house.database.write() as session:
+        for mine in (owned, theirs):
+            session.get_one(TrainedModel, mine.model_id).backbone = "tiny_cnn"
+        run = session.get_one(Run, owned.run_id)
+        run.config = {**run.config, "backbone": "tiny_cnn", "cut_layer": "block3_add"}
+    weights = {"model_id": owned.model_id}
+    above = _run(ada, owned, weights=weights)
+    assert above.status_code == 422
+    assert 'cut at "block3_add"' in above.json()["errors"][0]["message"]
+    assert _run(ada, owned, weights=weights, cut_layer="block3_add").status_code == 202
+    assert _run(ada, owned, weights={"model_id": theirs.model_id}).status_code == 422
+
+
+def test_weights_over_the_limit_are_cut_off(house: House, ada: Caller) -> None:
+    object.__setattr__(house, "settings", house.settings.model_copy(update={"max_weights_bytes": 100}))
+    answer = _send(ada, b"x" * 101)
+    assert answer.status_code == 413
+    assert "at most 100 bytes" in answer.json()["detail"]
+    shutil.rmtree(house.settings.incoming_folder, ignore_errors=True)

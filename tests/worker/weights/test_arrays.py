@@ -1,0 +1,249 @@
+"""Files of weights are read as arrays, exactly, and nothing that could do harm or lies is read at all."""
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from core.backbones import variables_of
+from worker.weights.arrays import Group, WeightsRefused, read_groups
+from worker.weights.checker import check
+from worker.weights.matching import match
+
+MOST = 50_000_000
+
+
+def tiny_arrays(form: str = "plain") -> dict[str, dict[str, np.ndarray]]:
+    """Random weights of the tiny network, by layer."""
+    random = np.random.default_rng(0)
+    return {
+        one.layer: {name: random.normal(size=shape).astype(np.float32) for name, shape in one.shapes.items()}
+        for one in variables_of("tiny_cnn", form)
+    }
+
+
+def keras_3_file(path: Path, *, named: bool = True, form: str = "plain", prefix: str = "layers") -> Path:
+    """As `save_weights` of Keras 3 writes it; older ones tell no names."""
+    counts: dict[str, int] = {}
+    arrays = tiny_arrays(form)
+    with h5py.File(path, "w") as file:
+        for layer in variables_of("tiny_cnn", form):
+            count = counts.get(layer.kind, 0)
+            counts[layer.kind] = count + 1
+            group = file.create_group(f"{prefix}/{layer.kind}{f'_{count}' if count else ''}/vars")
+            if named:
+                group.attrs["name"] = layer.layer
+            for number, name in enumerate(layer.shapes):
+                group[str(number)] = arrays[layer.layer][name]
+    return path
+
+
+def keras_2_file(path: Path, *, rename: Callable[[str], str] = str) -> Path:
+    """As `save_weights` of Keras 2 wrote it."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [rename(name) for name in tiny_arrays()]
+        for layer, arrays in tiny_arrays().items():
+            group = file.create_group(rename(layer))
+            group.attrs["weight_names"] = [f"{rename(layer)}/{name}:0" for name in arrays]
+            for name, array in arrays.items():
+                group[f"{rename(layer)}/{name}:0"] = array
+    return path
+
+
+def _read(path: Path) -> list[Group]:
+    return read_groups(path, most_bytes=MOST, aside=path.with_name("aside"))
+
+
+def _same_as_written(path: Path, form: str = "plain") -> str:
+    found = match(_read(path), "tiny_cnn")
+    assert found.form == form
+    assert found.missing == []
+    expected = {f"{layer}/{name}": array for layer, one in tiny_arrays(form).items() for name, array in one.items()}
+    assert set(found.arrays) == set(expected)
+    assert all(np.array_equal(found.arrays[name], array) for name, array in expected.items())
+    return found.way
+
+
+def test_files_of_keras_3_are_read_by_name_or_else_by_order(tmp_path: Path) -> None:
+    assert _same_as_written(keras_3_file(tmp_path / "a.weights.h5")) == "name"
+    assert _same_as_written(keras_3_file(tmp_path / "b.weights.h5", named=False)) == "order"
+    assert _same_as_written(keras_3_file(tmp_path / "c.weights.h5", prefix="layers/functional/layers")) == "name"
+
+
+def test_files_of_keras_2_are_read_by_name_or_else_by_order(tmp_path: Path) -> None:
+    assert _same_as_written(keras_2_file(tmp_path / "a.h5")) == "name"
+    assert _same_as_written(keras_2_file(tmp_path / "b.h5", rename=lambda name: f"other_{name}")) == "order"
+
+
+def test_the_folded_form_that_thaw_exports_is_known_as_such(tmp_path: Path) -> None:
+    assert _same_as_written(keras_3_file(tmp_path / "a.h5", form="folded"), "folded") == "name"
+
+
+def test_the_weights_of_a_keras_archive_are_read(tmp_path: Path) -> None:
+    keras_3_file(tmp_path / "inner.h5")
+    with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
+        archive.write(tmp_path / "inner.h5", "model.weights.h5")
+        archive.writestr("config.json", "{}")
+    assert _same_as_written(tmp_path / "a.keras") == "name"
+
+
+@pytest.mark.parametrize("between", [".", "/"])
+def test_safetensors_are_read(tmp_path: Path, between: str) -> None:
+    flat = {f"{layer}{between}{name}": array for layer, one in tiny_arrays().items() for name, array in one.items()}
+    save_file(flat, tmp_path / "a.safetensors")
+    assert _same_as_written(tmp_path / "a.safetensors") == "name"
+
+
+def test_a_top_is_told_as_unexpected(tmp_path: Path) -> None:
+    path = keras_3_file(tmp_path / "a.weights.h5")
+    with h5py.File(path, "a") as file:
+        file["layers/dense/vars/0"] = np.zeros((64, 3), np.float32)
+        file["layers/dense/vars"].attrs["name"] = "predictions"
+        file["optimizer/vars/0"] = np.zeros(3, np.float32)
+    assert match(_read(path), "tiny_cnn").unexpected == ["predictions/0"]
+
+
+def test_weights_of_another_architecture_are_refused_with_counts(tmp_path: Path) -> None:
+    groups = _read(keras_3_file(tmp_path / "a.weights.h5"))
+    with pytest.raises(WeightsRefused, match="not the weights of MobileNetV2, or not all of them"):
+        match(groups, "mobilenet_v2")
+    with pytest.raises(WeightsRefused, match="21 of its 25 arrays are in the file, 4 are missing"):
+        match(groups[1:], "tiny_cnn")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    path = keras_3_file(tmp_path / "a.weights.h5")
+    with h5py.File(path, "a") as file:
+        file["layers/conv2d/vars/0"][0, 0, 0, 0] = value
+    with pytest.raises(WeightsRefused, match='"block1_conv/kernel" holds 1 values that are not numbers'):
+        match(_read(path), "tiny_cnn")
+
+
+def _external_link(file: h5py.File, folder: Path) -> None:
+    keras_3_file(folder / "secret.h5")
+    file["layers/more"] = h5py.ExternalLink(str(folder / "secret.h5"), "/layers")
+
+
+def _soft_link(file: h5py.File, _folder: Path) -> None:
+    file["layers/more"] = h5py.SoftLink("/layers")
+
+
+def _hard_loop(file: h5py.File, _folder: Path) -> None:
+    file["layers/more"] = file["layers"]
+
+
+def _virtual(file: h5py.File, folder: Path) -> None:
+    keras_3_file(folder / "secret.h5")
+    layout = h5py.VirtualLayout((2, 2), np.float32)
+    layout[:] = h5py.VirtualSource(str(folder / "secret.h5"), "x", (2, 2))
+    file.create_virtual_dataset("layers/x/vars/0", layout)
+
+
+def _external_storage(file: h5py.File, folder: Path) -> None:
+    (folder / "secret").write_bytes(b"0123456789abcdef")
+    file.create_dataset("layers/x/vars/0", (4,), np.float32, external=[(str(folder / "secret"), 0, 16)])
+
+
+def _huge(file: h5py.File, _folder: Path) -> None:
+    file.create_dataset("layers/x/vars/0", (1 << 18, 1 << 18), np.float32, chunks=(1, 1024), compression="gzip")
+
+
+def _objects(file: h5py.File, _folder: Path) -> None:
+    file.create_dataset("layers/x/vars/0", (3,), h5py.string_dtype())
+
+
+HOSTILE = {
+    "link to another file": _external_link,
+    "link to another place": _soft_link,
+    "under two names": _hard_loop,
+    "is virtual": _virtual,
+    "is in another file": _external_storage,
+    "declares arrays of": _huge,
+    "weights are floating-point numbers": _objects,
+}
+
+
+@pytest.mark.parametrize("sentence", sorted(HOSTILE))
+def test_hostile_hdf5_is_refused_before_its_data_is_read(tmp_path: Path, sentence: str) -> None:
+    path = keras_3_file(tmp_path / "a.weights.h5")
+    with h5py.File(path, "a") as file:
+        HOSTILE[sentence](file, tmp_path)
+    with pytest.raises(WeightsRefused, match=sentence):
+        _read(path)
+
+
+def _pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"weights": [1.0]}, protocol=4))
+
+
+def _torch_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"cos\nsystem\n(S'true'\ntR.")
+
+
+def _saved_model(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/saved_model.pb", b"")
+
+
+def _truncated(path: Path) -> None:
+    keras_3_file(path)
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def _torn_zip(path: Path) -> None:
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.writestr("model.weights.h5", b"x" * 5000)
+    path.write_bytes(whole.getvalue()[:3000])
+
+
+def _torn_safetensors(path: Path) -> None:
+    save_file({"a.kernel": np.zeros(1000, np.float32)}, path)
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def _lying_safetensors(path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a pickle called .h5": (_pickle, "This is a pickle"),
+    "a PyTorch archive": (_torch_zip, "a pickle inside a zip"),
+    "a SavedModel": (_saved_model, "This is a SavedModel"),
+    "a truncated HDF5 file": (_truncated, "damaged or cut off"),
+    "a torn zip": (_torn_zip, "damaged or cut off"),
+    "a torn safetensors": (_torn_safetensors, "damaged or cut off"),
+    "a lying safetensors": (_lying_safetensors, "damaged or cut off"),
+    "nothing": (_empty, "empty"),
+}
+
+
+@pytest.mark.parametrize("what", sorted(WRONG))
+def test_files_of_another_kind_or_cut_short_are_refused_with_a_sentence(tmp_path: Path, what: str) -> None:
+    make, sentence = WRONG[what]
+    make(tmp_path / "a.h5")
+    with pytest.raises(WeightsRefused, match=sentence):
+        _read(tmp_path / "a.h5")
+
+
+def test_the_arrays_are_kept_under_their_form_and_name(tmp_path: Path) -> None:
+    question = {"source": str(keras_3_file(tmp_path / "a.h5")), "target": str(tmp_path / "out.npz")}
+    answer = check({**question, "backbone": "tiny_cnn", "most_bytes": MOST})
+    assert answer == {"form": "plain", "way": "name", "matched": 25, "unexpected": [], "unexpected_count": 0}
+    with np.load(tmp_path / "out.npz", allow_pickle=False) as kept:
+        assert np.array_equal(kept["plain:block1_conv/kernel"], tiny_arrays()["block1_conv"]["kernel"])

@@ -1,0 +1,114 @@
+"""Checks uploaded weights: claims the next ones, has a throw-away process read them, keeps the arrays."""
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from core.errors import Fenced, NotFound
+from core.leases import WEIGHTS_LIFE, Claim, claim, release, renew
+from core.storage import need_disk
+from core.tables import Weights
+from core.weights import arrays_key, finish_ready, finish_rejected, received_key
+from worker.workplace import Workplace
+
+_log = logging.getLogger(__name__)
+_ROOT = Path(__file__).resolve().parents[2]
+_CHECKER = (sys.executable, "-m", "worker.weights.checker")
+MOST_SECONDS = 150.0
+
+
+class _Drained(Exception):
+    """This worker was asked to stop."""
+
+
+def check_next(place: Workplace, *, command: tuple[str, ...] = _CHECKER, most_seconds: float = MOST_SECONDS) -> bool:
+    """Claim the next received weights and check them; returns False when none wait."""
+    settings = place.settings
+    with place.database.write() as session:
+        held = claim(session, WEIGHTS_LIFE, place.name, settings.lease_seconds)
+    if held is None:
+        return False
+    try:
+        _check(place, held, command, most_seconds)
+    except _Drained:
+        with place.database.write() as session:
+            release(session, WEIGHTS_LIFE, held)
+        return False
+    except Fenced:
+        _log.info("weights %s were deleted or taken over while they were checked", held.id)
+    place.announcer.changed(held.id)
+    return True
+
+
+def _check(place: Workplace, held: Claim, command: tuple[str, ...], most_seconds: float) -> None:
+    settings = place.settings
+    with place.database.read() as session:
+        row = session.get(Weights, held.id)
+    if row is None:
+        return
+    settings.incoming_folder.mkdir(parents=True, exist_ok=True)
+    need_disk(settings.incoming_folder, 2 * row.size_bytes, settings.disk_reserve_bytes)
+    with TemporaryDirectory(dir=settings.incoming_folder, prefix="weights-") as folder:
+        target = Path(folder) / "arrays.npz"
+        try:
+            source = place.storage.local(received_key(held.id))
+            question = {
+                "source": str(source),
+                "target": str(target),
+                "backbone": row.backbone,
+                "most_bytes": settings.max_weights_bytes,
+            }
+            answer = _ask(place, held, question, command, most_seconds)
+        except NotFound:
+            answer = {"error": "The received file is gone. Upload it again."}
+        if "error" not in answer:
+            place.storage.put(arrays_key(held.id), target)
+    with place.database.write() as session:
+        if "error" in answer:
+            finish_rejected(session, held, answer["error"])
+        else:
+            finish_ready(session, held, answer)
+    place.storage.delete(received_key(held.id))
+
+
+def _ask(
+    place: Workplace, held: Claim, question: dict[str, Any], command: tuple[str, ...], most_seconds: float
+) -> dict[str, Any]:
+    """The checker's answer; a checker that dies or takes too long is an answer too."""
+    process = subprocess.Popen(  # noqa: S603 - our own module
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=_ROOT
+    )
+    end = time.monotonic() + most_seconds
+    said: bytes | None = json.dumps(question).encode()
+    try:
+        while True:
+            try:
+                heard, _ = process.communicate(said, timeout=min(1.0, place.settings.renew_seconds))
+                break
+            except subprocess.TimeoutExpired:
+                said = None
+            if place.stopping:
+                raise _Drained
+            if time.monotonic() > end:
+                return {"error": f"Reading this file took longer than {most_seconds:g} seconds and was stopped."}
+            with place.database.write() as session:
+                if renew(session, WEIGHTS_LIFE, held, place.settings.lease_seconds):
+                    return {"error": "Checking was cancelled."}
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+    try:
+        answer: dict[str, Any] = json.loads(heard)
+    except ValueError:
+        return {
+            "error": "The reader crashed on this file; its content is damaged or hostile, or larger than memory allows."
+        }
+    return answer

@@ -1,0 +1,141 @@
+"""Matches the arrays of a file with the weights of a backbone: by name and shape, else by order and shape, and says which."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.backbones import BACKBONES, LayerVariables, variables_of
+from worker.weights.arrays import Group, WeightsRefused
+
+_SHOWN = 5
+
+
+@dataclass
+class Match:
+    """What was found.
+
+    Attributes:
+        form: of the backbone whose weights these are: "plain" or "folded".
+        way: "name" or "order".
+        arrays: "layer/variable" -> float32 array.
+        missing: "layer/variable" that the file has not, or not in that shape.
+        unexpected: arrays of the file that the backbone has no place for (its top, an optimizer).
+    """
+
+    form: str
+    way: str
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+
+
+def match(groups: Sequence[Group], backbone_id: str) -> Match:
+    """The best match over both forms and both ways; the plain form by name wins a tie.
+
+    Raises:
+        WeightsRefused: something of the backbone is missing, or a weight is not a number.
+    """
+    tries = [
+        found
+        for way in (_by_name, _by_order)
+        for form in ("plain", "folded")
+        if (wanted := variables_of(backbone_id, form))
+        for found in [way(groups, wanted, form)]
+    ]
+    best = max(tries, key=lambda one: len(one.arrays) / (len(one.arrays) + len(one.missing)))
+    if best.missing:
+        raise WeightsRefused(_other_architecture(best, backbone_id))
+    for name, array in best.arrays.items():
+        if not np.isfinite(array).all():
+            bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+            raise WeightsRefused(
+                f'"{name}" holds {bad:,} values that are not numbers (NaN or infinite) of {array.size:,}.'
+            )
+    return best
+
+
+def _other_architecture(best: Match, backbone_id: str) -> str:
+    title = BACKBONES[backbone_id].title
+    total = len(best.missing) + len(best.arrays)
+    shown = ", ".join(best.missing[:_SHOWN]) + (", ..." if len(best.missing) > _SHOWN else "")
+    if not best.arrays:
+        return f"These are not the weights of {title}: none of its {total:,} arrays is in the file in its shape."
+    return (
+        f"These are not the weights of {title}, or not all of them: {len(best.arrays):,} of its {total:,} arrays are in the file, "
+        f"{len(best.missing):,} are missing or have another shape ({shown})."
+    )
+
+
+def _by_name(groups: Sequence[Group], wanted: Sequence[LayerVariables], form: str) -> Match:
+    known: dict[str, list[tuple[int, Group]]] = {}
+    for number, group in enumerate(groups):
+        if group.layer:
+            known.setdefault(group.layer, []).append((number, group))
+    found = Match(form, "name")
+    used: set[int] = set()
+    for layer in wanted:
+        taken = next(
+            (
+                (number, arrays)
+                for number, group in known.get(layer.layer, ())
+                if (arrays := _fitting(group, layer)) is not None
+            ),
+            None,
+        )
+        _take(found, layer, None if taken is None else taken[1])
+        if taken is not None:
+            used.add(taken[0])
+    found.unexpected = list(_left_over(groups, used))
+    return found
+
+
+def _fitting(group: Group, layer: LayerVariables) -> list[NDArray[Any]] | None:
+    """The group's arrays in the layer's order; None when one is missing or has another shape."""
+    floats = {name: array for name, array in group.arrays.items() if array.dtype.kind == "f"}
+    # numbered, as Keras 3 does, or under other names: their order is Keras' own
+    arrays = list(floats.values())
+    if set(floats) >= set(layer.shapes):
+        arrays = [floats[name] for name in layer.shapes]
+    fits = [array.shape for array in arrays] == list(layer.shapes.values())
+    return arrays if fits else None
+
+
+def _by_order(groups: Sequence[Group], wanted: Sequence[LayerVariables], form: str) -> Match:
+    """Layer by layer, those of each class in turn where the file tells classes; what does not fit is passed over."""
+    found = Match(form, "order")
+    used: set[int] = set()
+    starts: dict[str, int] = {}
+    for layer in wanted:
+        taken = None
+        for number in range(starts.get(layer.kind, 0), len(groups)):
+            group = groups[number]
+            if number in used or (
+                group.kind and group.kind.removeprefix("fixed_").removeprefix("quick_") != layer.kind
+            ):
+                continue
+            if (arrays := _fitting(group, layer)) is not None:
+                taken = arrays
+                used.add(number)
+                starts[layer.kind] = number + 1
+                break
+        _take(found, layer, taken)
+    found.unexpected = list(_left_over(groups, used))
+    return found
+
+
+def _take(found: Match, layer: LayerVariables, arrays: list[NDArray[Any]] | None) -> None:
+    for place, name in enumerate(layer.shapes):
+        if arrays is None:
+            found.missing.append(f"{layer.layer}/{name}")
+        else:
+            found.arrays[f"{layer.layer}/{name}"] = np.ascontiguousarray(arrays[place], np.float32)
+
+
+def _left_over(groups: Sequence[Group], used: set[int]) -> Iterator[str]:
+    for number, group in enumerate(groups):
+        if number not in used:
+            for name in group.arrays:
+                yield f"{group.layer or group.kind}/{name}"
