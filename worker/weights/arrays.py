@@ -119,7 +119,7 @@ class _Bounded:
     def __init__(self, source: Any, most: int) -> None:
         self._source, self._left = source, most
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         data: bytes = self._source.read(size)
         self._left -= len(data)
         if self._left < 0:
@@ -216,7 +216,7 @@ def _inspect_dataset(where: str, dataset: h5py.Dataset) -> int:
         raise WeightsRefused(f'The array "{where}" is packed by a filter that is not read (number {max(filters)}).')
     if dataset.dtype.kind not in "fiubS" or dataset.dtype.hasobject:
         raise WeightsRefused(f'The array "{where}" holds {dataset.dtype}; weights are floating-point numbers.')
-    size = dataset.dtype.itemsize
+    size = int(dataset.dtype.itemsize)
     for side in dataset.shape or ():
         size *= int(side)
     return size
