@@ -22,7 +22,7 @@ import pytest
 
 from worker.lifeline import child_setup
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 90.0
 # a crash of the test server may lose everything: speed is all that counts
 FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=64MB", "max_connections=60")
 
@@ -103,7 +103,13 @@ def running_postgres() -> Iterator[Postgres]:
         yield server
     finally:
         process.send_signal(signal.SIGQUIT)  # at once, whoever is connected
-        process.wait(10)
+        try:
+            process.wait(30)
+        except (
+            subprocess.TimeoutExpired
+        ):  # a busy machine: it must not count against the test that happened to be the last
+            process.kill()
+            process.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -65,6 +65,38 @@ def test_the_curves_are_drawn_from_the_table(chromium: Browser, served: Served) 
         expect(window.page.locator(".plot__says").first).to_contain_text("Epoch 22: validation")
 
 
+ROOM_OF_EACH_PHASE = """() => {
+  const place = document.querySelector("[data-plot=accuracy]"), chart = place.chart, xs = chart.data[0];
+  const rows = [...document.querySelectorAll("[data-metrics] tbody tr")].map((row) => row.dataset.phase);
+  const edge = rows.indexOf("fine_tune"), end = chart.scales.x.max;
+  const boundary = (xs[edge - 1] + xs[edge]) / 2;
+  return { frozen: edge, tuned: rows.length - edge, share: boundary / end, inside: xs.every((x) => x > 0 && x < end) };
+}"""
+
+
+def test_a_long_frozen_phase_leaves_the_fine_tuning_half_of_the_room(chromium: Browser, served: Served) -> None:
+    with watched_window(chromium, allowed=ALLOWED) as window:
+        window.context.add_cookies([served.cookie()])
+        visit(window, served, f"/runs/{served.house.done}")
+        plain = window.page.evaluate(ROOM_OF_EACH_PHASE)
+        assert plain["share"] == pytest.approx(plain["frozen"] / (plain["frozen"] + plain["tuned"]), abs=0.01)
+        # as after a logistic regression of many iterations: more rows in front of the thaw
+        window.page.evaluate("""() => {
+          const body = document.querySelector("[data-metrics] tbody"), first = body.querySelector("tr");
+          for (const row of body.children) row.dataset.epoch = Number(row.dataset.epoch) + 80;
+          for (let epoch = 80; epoch > 0; epoch -= 1) {
+            const row = first.cloneNode(true);
+            row.dataset.epoch = epoch;
+            body.prepend(row);
+          }
+          document.querySelector("[data-curves]").dispatchEvent(new Event("metrics"));
+        }""")
+        stretched = window.page.evaluate(ROOM_OF_EACH_PHASE)
+        assert stretched["frozen"] == plain["frozen"] + 80
+        assert stretched["inside"]
+        assert 0.45 < stretched["share"] < 0.57
+
+
 def test_a_running_run_is_brought_up_to_date_when_its_row_changes(chromium: Browser, served: Served) -> None:
     from core import runs  # noqa: PLC0415
     from core.database import open_database  # noqa: PLC0415
