@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import sys
 import threading
@@ -293,6 +294,16 @@ def test_the_next_trainer_waits_as_a_spare_and_takes_over(
     spare.close()
     spare.prepare()
     assert spare.waiting_pid is None, "a closed one starts nothing any more"
+
+
+def test_a_spare_waits_from_the_start_before_there_was_any_run(place: Workplace) -> None:
+    place.settings = place.settings.model_copy(update={"spare_trainer": True})
+    supervisor = Supervisor(place)
+    waiting = supervisor._spare.waiting_pid
+    assert waiting is not None
+    supervisor.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(waiting, 0)
 
 
 @pytest.mark.parametrize(
