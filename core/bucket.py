@@ -45,7 +45,7 @@ class BucketStorage(Storage):
         self._copies = copies
         self._reserve = reserve_bytes
 
-    def put(self, key: str, source: Path | bytes) -> None:
+    def put(self, key: str, source: Path | bytes, *, move: bool = False) -> None:  # noqa: ARG002 - always sent
         """See `Storage.put`."""
         with self._asking():
             if isinstance(source, bytes):

@@ -1,7 +1,7 @@
 """The verbs of datasets and their versions."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,11 +141,23 @@ def delete_dataset(session: Session, dataset: Dataset, *, force: bool) -> None:
 
 def remember_image(session: Session, owner_id: str, sha256: str, facts: dict[str, Any]) -> str:
     """The id of a picture by its bytes, stored once per owner; `facts`: width, height, format, size_bytes."""
+    return remember_images(session, owner_id, {sha256: facts})[sha256]
+
+
+def remember_images(session: Session, owner_id: str, facts: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+    """The ids of some pictures (at most a few hundred) by their SHA-256, stored once per owner.
+
+    They are written in one order everywhere: two uploads with the same pictures must not wait for each other in a circle.
+    """
+    if not facts:
+        return {}
     dialect = session.get_bind().dialect.name
     maker = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    values = {"id": new_id(), "created_at": utc_now(), "owner_id": owner_id, "sha256": sha256, **facts}
-    session.execute(maker(Image).values(values).on_conflict_do_nothing(index_elements=["owner_id", "sha256"]))
-    return session.scalars(select(Image.id).where(Image.owner_id == owner_id, Image.sha256 == sha256)).one()
+    same = {"created_at": utc_now(), "owner_id": owner_id}
+    values = [{"id": new_id(), "sha256": sha256, **same, **facts[sha256]} for sha256 in sorted(facts)]
+    session.execute(maker(Image).on_conflict_do_nothing(index_elements=["owner_id", "sha256"]), values)
+    found = select(Image.sha256, Image.id).where(Image.owner_id == owner_id, Image.sha256.in_(facts))
+    return {row.sha256: row.id for row in session.execute(found)}
 
 
 def fingerprint(pictures: Iterable[Placed]) -> str:

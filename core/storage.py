@@ -62,8 +62,13 @@ class Storage(ABC):
     parallel: int
 
     @abstractmethod
-    def put(self, key: str, source: Path | bytes) -> None:
+    def put(self, key: str, source: Path | bytes, *, move: bool = False) -> None:
         """Store bytes or a copy of a file under a key; an existing file is replaced whole.
+
+        Args:
+            key: where.
+            source: bytes, or a file.
+            move: the file may be taken instead of copied; it may be gone afterwards, or not.
 
         Raises:
             DiskFull: the disk reserve would be touched.
@@ -125,9 +130,11 @@ class FolderStorage(Storage):
         self.folder = folder
         self.reserve_bytes = reserve_bytes
 
-    def put(self, key: str, source: Path | bytes) -> None:
+    def put(self, key: str, source: Path | bytes, *, move: bool = False) -> None:
         """See `Storage.put`."""
         target = self._path(key)
+        if move and isinstance(source, Path) and _taken(source, target):
+            return
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
         need_disk(self.folder, size, self.reserve_bytes)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -202,6 +209,17 @@ def files_below(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
         else:
             with contextlib.suppress(FileNotFoundError):
                 yield Path(one.path), one.stat(follow_symlinks=False)
+
+
+def _taken(source: Path, target: Path) -> bool:
+    """Sync and rename a file; False where that cannot be done, as between two disks."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.stat().st_dev != target.parent.stat().st_dev:
+        return False
+    with source.open("rb") as read:
+        os.fsync(read.fileno())
+    source.replace(target)
+    return True
 
 
 def open_storage(settings: Settings) -> Storage:

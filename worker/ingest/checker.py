@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from worker.ingest.thumbnails import thumbnail
+from worker.ingest.thumbnails import THUMBNAIL_PIXELS, thumbnail
 from worker.training.pictures import PictureLimits, PictureRefused, examine
 
 MOST_MEMORY = (
@@ -23,7 +23,7 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
     """Decode, make the thumbnail, answer."""
     limits = PictureLimits(question["max_bytes"], question["max_pixels"])
     try:
-        picture = examine(Path(question["source"]), limits=limits)
+        picture = examine(Path(question["source"]), limits=limits, enough=THUMBNAIL_PIXELS)
     except PictureRefused as refused:
         return {"refused": [refused.reason.value, refused.sentence]}
     Path(question["thumbnail"]).write_bytes(thumbnail(picture.pixels))

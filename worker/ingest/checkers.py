@@ -18,6 +18,7 @@ from worker.ingest.entries import Code, Refusal
 from worker.training.pictures import PictureFacts, PictureLimits
 
 _ROOT = Path(__file__).resolve().parents[2]
+AHEAD = 3  # pictures that a checker has at once: it never waits for us to give it the next one
 
 
 @dataclass(slots=True)
@@ -33,6 +34,7 @@ class Job:
         spooled: `source` is a copy that is to be deleted afterwards.
         refusal: why it is not a picture of the dataset.
         facts: what the checker found.
+        size: of the file in bytes; known once it is stored.
     """
 
     ordinal: int
@@ -43,6 +45,7 @@ class Job:
     spooled: bool = False
     refusal: Refusal | None = None
     facts: PictureFacts | None = None
+    size: int = 0
 
     @property
     def is_decided(self) -> bool:
@@ -52,10 +55,10 @@ class Job:
 
 @dataclass
 class _Checker:
-    """One process and what it is working on."""
+    """One process and what it was given; the first of `jobs` is what it works on, `deadline` is for that one."""
 
     process: subprocess.Popen[bytes] | None = None
-    job: Job | None = None
+    jobs: deque[Job] = field(default_factory=deque)
     deadline: float = 0.0
     heard: bytes = b""
     crashes: int = 0
@@ -84,33 +87,51 @@ class Checkers:
     def check(self, jobs: Iterable[Job]) -> Iterator[Job]:
         """Decide every job; they come out in the order in which they went in.
 
-        Jobs are taken one at a time, only when a checker is free: at most a few are under way.
+        Jobs are taken one at a time, only when a checker has room: at most a few are under way.
         """
         coming = iter(jobs)
         waiting: deque[Job] = deque()
+        most = 4 * AHEAD * len(self._all)
         more = True
         while more or waiting:
-            while more and len(waiting) < 4 * len(self._all) and (idle := self._idle()) is not None:
+            while more and len(waiting) < most and (free := self._free()) is not None:
                 job = next(coming, None)
                 more = job is not None
                 if job is not None:
                     waiting.append(job)
                     if not job.is_decided:
-                        self._give(idle, job)
+                        self._give(free, job)
             while waiting and waiting[0].is_decided:
                 yield waiting.popleft()
-            if waiting and (not more or len(waiting) >= 4 * len(self._all) or self._idle() is None):
+            if waiting and (not more or len(waiting) >= most or self._free() is None):
                 self._listen()
 
-    def _idle(self) -> _Checker | None:
-        return next((checker for checker in self._all if checker.job is None), None)
+    def _free(self) -> _Checker | None:
+        least = min(self._all, key=lambda checker: len(checker.jobs))
+        return least if len(least.jobs) < AHEAD else None
 
     def _give(self, checker: _Checker, job: Job) -> None:
+        checker.jobs.append(job)
         if checker.process is None or checker.process.poll() is not None:
-            _end(checker)
-            checker.process = subprocess.Popen(  # noqa: S603 - our own module
-                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=_ROOT
-            )
+            self._start(checker)
+            return
+        if len(checker.jobs) == 1:
+            checker.deadline = time.monotonic() + self.seconds
+        self._ask(checker, job)
+
+    def _start(self, checker: _Checker) -> None:
+        """A fresh process, for everything that the checker has still to do."""
+        _end(checker)
+        if not checker.jobs:
+            return
+        checker.process = subprocess.Popen(  # noqa: S603 - our own module
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=_ROOT
+        )
+        checker.heard, checker.deadline = b"", time.monotonic() + self.seconds
+        for job in checker.jobs:
+            self._ask(checker, job)
+
+    def _ask(self, checker: _Checker, job: Job) -> None:
         question = {
             "source": str(job.source),
             "thumbnail": str(job.thumbnail),
@@ -118,17 +139,15 @@ class Checkers:
             "max_pixels": self.limits.max_pixels,
             "seconds": self.seconds,
         }
-        checker.job, checker.heard, checker.deadline = job, b"", time.monotonic() + self.seconds
-        assert checker.process.stdin is not None  # noqa: S101 - opened as a pipe above
-        with contextlib.suppress(
-            BrokenPipeError
-        ):  # died between two pictures: `_listen` sees its end, and a fresh one is asked
+        assert checker.process is not None and checker.process.stdin is not None  # noqa: S101, PT018 - opened as a pipe
+        # died between two pictures: `_listen` sees its end, and a fresh one is asked
+        with contextlib.suppress(BrokenPipeError):
             checker.process.stdin.write(json.dumps(question).encode() + b"\n")
             checker.process.stdin.flush()
 
     def _listen(self) -> None:
         """Wait until something was heard, or somebody's time is up."""
-        busy = [checker for checker in self._all if checker.job is not None and checker.process is not None]
+        busy = [checker for checker in self._all if checker.jobs and checker.process is not None]
         with selectors.DefaultSelector() as selector:
             for checker in busy:
                 assert checker.process is not None and checker.process.stdout is not None  # noqa: S101, PT018
@@ -137,41 +156,32 @@ class Checkers:
             for key, _ in selector.select(patience):
                 self._hear(key.data, os.read(key.fd, 65536))
         for checker in busy:
-            if checker.job is not None and time.monotonic() >= checker.deadline:
-                self._refuse(
-                    checker,
-                    Code.DECODER_TOO_SLOW,
-                    f"Decoding took longer than {self.seconds:g} seconds and was stopped.",
-                )
+            if checker.jobs and time.monotonic() >= checker.deadline:
+                sentence = f"Decoding took longer than {self.seconds:g} seconds and was stopped."
+                self._refuse(checker, Code.DECODER_TOO_SLOW, sentence)
 
     def _hear(self, checker: _Checker, said: bytes) -> None:
-        checker.heard += said
         if not said:
             self._crashed(checker)
-        elif checker.heard.endswith(b"\n") and checker.job is not None:
-            _decide(checker.job, json.loads(checker.heard))
-            checker.job, checker.crashes = None, 0
+            return
+        *answers, checker.heard = (checker.heard + said).split(b"\n")
+        for answer in answers:
+            _decide(checker.jobs.popleft(), json.loads(answer))
+            checker.crashes, checker.deadline = 0, time.monotonic() + self.seconds
 
     def _crashed(self, checker: _Checker) -> None:
-        job = checker.job
         checker.crashes += 1
-        if (
-            job is not None and checker.crashes == 1
-        ):  # perhaps it was not this picture's fault: once more, in a fresh process
-            _end(checker)
-            self._give(checker, job)
-        else:
-            self._refuse(
-                checker,
-                Code.DECODER_CRASHED,
-                "The decoder crashed on this file, twice; its content is damaged or hostile.",
-            )
+        if checker.crashes == 1:  # perhaps it was not this picture's fault: once more, in a fresh process
+            self._start(checker)
+        elif checker.jobs:
+            sentence = "The decoder crashed on this file, twice; its content is damaged or hostile."
+            self._refuse(checker, Code.DECODER_CRASHED, sentence)
 
     def _refuse(self, checker: _Checker, code: Code, sentence: str) -> None:
-        if checker.job is not None:
-            checker.job.refusal = Refusal(code, sentence)
-        checker.job, checker.crashes = None, 0
-        _end(checker)
+        """Give up on what the checker works on, and have a fresh process do the rest."""
+        checker.jobs.popleft().refusal = Refusal(code, sentence)
+        checker.crashes = 0
+        self._start(checker)
 
 
 def _decide(job: Job, answer: dict[str, Any]) -> None:

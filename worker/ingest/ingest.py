@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 
 from core.config import Settings
 from core.database import Database, database_now
-from core.datasets import remember_image
+from core.datasets import remember_images
 from core.errors import DiskFull, Fenced, ThawError, UploadRejected
 from core.leases import UPLOAD_LIFE, Claim, claim, release, write
 from core.logs import about
@@ -201,9 +201,8 @@ class Ingest:
             stored.result()
         jobs = [job for job, _ in batch]
         with self._database.write() as session:
-            # in one order everywhere: two uploads with the same pictures must not wait for each other in a circle
-            ids = {job.ordinal: self._remember(session, job) for job in sorted(jobs, key=lambda job: job.sha256)}
-            rows = [_row(job, ids[job.ordinal]) for job in jobs]
+            ids = remember_images(session, self._owner_id, {job.sha256: _facts(job) for job in jobs if job.facts})
+            rows = [_row(job, ids[job.sha256] if job.facts else None) for job in jobs]
             for row in rows:
                 self._progress.add(row)
             record_receipt(session, self._claim, rows, **self._progress.columns())
@@ -216,16 +215,11 @@ class Ingest:
     def _store(self, job: Job) -> None:
         if job.facts is None or job.source is None or job.thumbnail is None:
             return
+        job.size = job.source.stat().st_size
         for key, file in ((blob_key(job.sha256), job.source), (thumbnail_key(job.sha256), job.thumbnail)):
             if not self._storage.has(key):
-                self._storage.put(key, file)
-
-    def _remember(self, session: Any, job: Job) -> str | None:
-        if job.facts is None or job.source is None:
-            return None
-        facts = {"width": job.facts.width, "height": job.facts.height, "format": job.facts.format}
-        facts["size_bytes"] = job.source.stat().st_size
-        return remember_image(session, self._owner_id, job.sha256, facts)
+                # what was received one by one is read again by a later attempt; the rest is ours to give away
+                self._storage.put(key, file, move=job.spooled or file is job.thumbnail)
 
     def _report_manifest(self, contents: Contents) -> None:
         """Receipt rows for the lines of a manifest that could not be used, after those of the files."""
@@ -282,6 +276,17 @@ def _archive_limits(settings: Settings) -> ArchiveLimits:
         entries=settings.max_entries,
         image_bytes=settings.max_image_bytes,
     )
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    """Columns of the picture of a job that was kept."""
+    assert job.facts is not None  # noqa: S101 - asked for only then
+    return {
+        "width": job.facts.width,
+        "height": job.facts.height,
+        "format": job.facts.format,
+        "size_bytes": job.size,
+    }
 
 
 def _row(job: Job, image_id: str | None) -> dict[str, Any]:

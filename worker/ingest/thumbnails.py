@@ -12,7 +12,9 @@ DISPLAY_PIXELS = 1600
 
 def thumbnail(pixels: Pixels) -> bytes:
     """WebP, at most 240 pixels on the longer side, from uint8 `[h, w, 3]`."""
-    return _encoded(pixels, THUMBNAIL_PIXELS, "WEBP", quality=80, method=2)
+    return _encoded(
+        pixels, THUMBNAIL_PIXELS, "WEBP", quality=80, method=0
+    )  # 0: a sixth larger than 2, three quarters of its time
 
 
 def display(pixels: Pixels) -> bytes:

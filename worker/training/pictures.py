@@ -17,6 +17,7 @@ No TensorFlow here, and no warnings: what Pillow warns about is either harmless 
 """
 
 import io
+import math
 import struct
 import threading
 import warnings
@@ -159,14 +160,21 @@ def inspect(source: Path | bytes, *, limits: PictureLimits = DEFAULT) -> Picture
     return examine(source, limits=limits).facts
 
 
-def examine(source: Path | bytes, *, limits: PictureLimits = DEFAULT) -> Picture:
-    """Pixels and facts at once; raises as `decode` does."""
+def examine(source: Path | bytes, *, limits: PictureLimits = DEFAULT, enough: int | None = None) -> Picture:
+    """Pixels and facts at once; raises as `decode` does.
+
+    Args:
+        source: the file.
+        limits: what it may have.
+        enough: pixels of the longer side that do. A JPEG is then decoded at a half, a quarter or an eighth where that gives
+            as many (all of its bytes are read and checked all the same); the facts say its true size.
+    """
     _check_bytes(source, limits)
     with _quiet_pillow(), source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as stream:
         image = _open(stream, limits)
         _check_pixels(image.size, limits)
         try:
-            return _read(image)
+            return _read(image, enough)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise _too_many_pixels(limits) from error
         except _DECODER_ERRORS as error:
@@ -277,9 +285,13 @@ def _unopened(head: bytes) -> PictureRefused:
     return PictureRefused(Reason.NOT_AN_IMAGE, f"The file is not a picture; allowed are {ALLOWED}.")
 
 
-def _read(image: Image.Image) -> Picture:
+def _read(image: Image.Image, enough: int | None) -> Picture:
     name = image.format or ""
     deep = _is_deep_colour(image)
+    width, height = image.size
+    if enough is not None and name == "JPEG":
+        share = min(1.0, enough / max(width, height))
+        image.draft(None, (math.ceil(width * share), math.ceil(height * share)))  # type: ignore[arg-type]
     image.load()  # verify() accepts a JPEG that was cut in half
     if image.width <= 0 or image.height <= 0:
         raise ValueError("no pixels")
@@ -288,11 +300,12 @@ def _read(image: Image.Image) -> Picture:
         fixes.append("first frame of several taken")
         image.seek(0)
         image.load()
-    _turn_upright(image, fixes)
+    if _turn_upright(image, fixes):
+        width, height = height, width
     pixels = _rgb(image, fixes)
     if deep:
         fixes.append("16 bits per channel brought to 8")
-    return Picture(pixels, PictureFacts(name, pixels.shape[1], pixels.shape[0], tuple(fixes)))
+    return Picture(pixels, PictureFacts(name, width, height, tuple(fixes)))
 
 
 def _has_more_frames(image: Image.Image) -> bool:
@@ -309,15 +322,17 @@ def _is_deep_colour(image: Image.Image) -> bool:
     return not image.mode.startswith("I") and ";16" in repr(getattr(image, "tile", ""))
 
 
-def _turn_upright(image: Image.Image, fixes: list[str]) -> None:
+def _turn_upright(image: Image.Image, fixes: list[str]) -> bool:
+    """Apply the orientation; True when width and height have changed places."""
     try:
         orientation = image.getexif().get(0x0112, 1)
         ImageOps.exif_transpose(image, in_place=True)
     except _DECODER_ERRORS:
         fixes.append("unreadable EXIF ignored")
-        return
+        return False
     if orientation in range(2, 9):
         fixes.append(f"turned upright (EXIF orientation {orientation})")
+    return orientation in range(5, 9)
 
 
 def _rgb(image: Image.Image, fixes: list[str]) -> Pixels:

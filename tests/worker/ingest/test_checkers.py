@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.worker.ingest.corpus import picture
-from worker.ingest.checkers import Checkers, Job
+from worker.ingest.checkers import AHEAD, Checkers, Job
 from worker.ingest.entries import Code, Refusal
 from worker.training.pictures import PictureLimits, Reason
 
@@ -91,7 +91,7 @@ def test_jobs_are_taken_only_when_somebody_is_free(write_file: Write) -> None:
     with Checkers(2, PictureLimits()) as checkers:
         for number, job in enumerate(checkers.check(coming())):
             assert job.ordinal == number
-            assert len(taken) - number <= 4 * 2 + 1
+            assert len(taken) - number <= 4 * AHEAD * 2 + 1
 
 
 def test_limits_reach_the_checkers(write_file: Write) -> None:

@@ -276,3 +276,19 @@ def test_reading_says_nothing_on_standard_error(capfd: pytest.CaptureFixture[str
     refused(body[:-40] if len(body) > 100 else body)
     inspect(io.BytesIO(picture(9)).getvalue())
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("size", [(1000, 999), (999, 1000), (640, 480), (300, 200), (2401, 7)])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_large_jpeg_may_be_read_smaller_with_the_same_facts(size: tuple[int, int], orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    out = io.BytesIO()
+    Image.new("RGB", size, (200, 30, 90)).save(out, "JPEG", exif=exif.tobytes())
+    whole, small = examine(out.getvalue()), examine(out.getvalue(), enough=240)
+    assert small.facts == whole.facts
+    assert min(240, max(size)) <= max(small.pixels.shape[:2]) <= max(size)
+    assert (max(size) < 480) == (small.pixels.shape == whole.pixels.shape)
+    with pytest.raises(PictureRefused) as cut:
+        examine(out.getvalue()[:-200], enough=240)
+    assert cut.value.reason == Reason.TRUNCATED
