@@ -48,7 +48,7 @@ def photographs(folder: Path, count: int, megapixels: float | None) -> Iterator[
     if not found:
         sys.exit(f"There are no JPEG pictures below {folder}.")
     if megapixels:
-        found = found[:40]
+        found = found[:: max(1, len(found) // 40)]
     bodies = [enlarged(path, megapixels) if megapixels else None for path in found]
     for number in range(count):
         path, body = found[number % len(found)], bodies[number % len(found)]

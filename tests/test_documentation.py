@@ -13,10 +13,14 @@ import typer.main
 
 from app.main import create_app
 from app.presenting import API
+from app.reasons import WORDS
 from app.rest_guide import rest_guide
 from cli.main import app as command_line
 from core.config import Settings, settings_table
 from core.config_fields import fields_of_phase, fields_of_run, reference
+from tests.samples import sample_folder
+from worker.ingest.entries import Code
+from worker.training.pictures import PictureRefused, Reason, inspect
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -24,6 +28,32 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 def test_every_setting_is_documented_as_it_is() -> None:
     assert settings_table() in (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+
+
+def test_every_code_of_a_receipt_is_documented_and_has_words() -> None:
+    text = (ROOT / "docs" / "receipt.md").read_text(encoding="utf-8")
+    codes = {one.value for one in (*Code, *Reason)}
+    assert {code for code in codes if f"`{code}`" not in text} == set()
+    assert codes <= set(WORDS)
+
+
+def test_every_awkward_sample_has_a_documented_row() -> None:
+    folder = sample_folder("awkward")
+    if folder is None:
+        pytest.skip("the awkward samples are not beside this checkout")
+    text = (ROOT / "docs" / "receipt.md").read_text(encoding="utf-8")
+    rows, said = Counter[str](), set[str]()
+    for path in sorted(folder.iterdir()):
+        try:
+            fixes = inspect(path).fixes
+            rows["fixed" if fixes else "kept"] += 1
+            said |= {f"| {re.sub('orientation [0-9]', 'orientation N', fix)} |" for fix in fixes}
+        except PictureRefused as refused:
+            rows["refused"] += 1
+            said.add(f"`{refused.reason}`")
+    assert {words for words in said if words not in text} == set()
+    assert rows == {"kept": 31, "fixed": 46, "refused": 18}
+    assert "77 are kept (46 of them fixed), 18 refused" in text
 
 
 def test_every_setting_has_help() -> None:

@@ -20,9 +20,10 @@ from sqlalchemy import func, select
 from core.config import Settings
 from core.database import Database, database_now
 from core.datasets import remember_images
-from core.errors import DiskFull, Fenced, ThawError, UploadRejected
+from core.errors import DiskFull, Fenced, QuotaReached, ThawError, UploadRejected
 from core.leases import UPLOAD_LIFE, Claim, claim, release, write
 from core.logs import about
+from core.quota import need_quota
 from core.storage import Storage, blob_key, need_disk, open_storage, thumbnail_key
 from core.tables import Outcome, ReceiptRow, Upload, UploadFile
 from core.uploads import finish_rejected, incoming_folder, record_receipt
@@ -138,6 +139,7 @@ class Ingest:
         received = self._drawn(held, self._load())
         with Contents(received, _archive_limits(self._settings)) as contents:
             held.check()
+            self._need_quota(contents)
             self._write([], files_total=len(contents.entries))
             self._check_pictures(held, contents)
             self._report_manifest(contents)
@@ -180,6 +182,21 @@ class Ingest:
         size = sum(one.size for one in received)
         self._write([], received_bytes=size, total_bytes=size)
         return received
+
+    def _need_quota(self, contents: Contents) -> None:
+        """An archive may unpack to more than was received. Pictures that this person has already count a second time here.
+
+        Raises:
+            UploadRejected: with what is used and what is allowed.
+        """
+        if self._progress.done:  # an earlier attempt was let in
+            return
+        size = sum(entry.size for entry in contents.entries if entry.refusal is None)
+        try:
+            with self._database.read() as session:
+                need_quota(session, self._settings, self._owner_id, size, but_upload=self._claim.id)
+        except QuotaReached as reached:
+            raise UploadRejected(reached.message) from reached
 
     def _check_pictures(self, held: Held, contents: Contents) -> None:
         limits = PictureLimits(self._settings.max_image_bytes, self._settings.max_image_pixels)

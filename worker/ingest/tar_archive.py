@@ -187,7 +187,9 @@ def _headers(source: _Source, limits: ArchiveLimits) -> Iterator[_Header]:
         yield _Header(kind, 0 if kind in _LINKS else size, name)
     if not block and count == 0:
         raise ArchiveRefused("The tar archive is empty.")
-    if block and len(block) < _BLOCK:
+    if (
+        len(block) < _BLOCK
+    ):  # an archive ends with a block of zeros: without it entries may be missing, even if no entry is torn
         raise _cut_off()
 
 

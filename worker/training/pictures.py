@@ -291,7 +291,7 @@ def _read(image: Image.Image, enough: int | None) -> Picture:
     width, height = image.size
     if enough is not None and name == "JPEG":
         share = min(1.0, enough / max(width, height))
-        image.draft(None, (math.ceil(width * share), math.ceil(height * share)))  # type: ignore[arg-type]
+        image.draft(None, (math.ceil(width * share), math.ceil(height * share)))
     image.load()  # verify() accepts a JPEG that was cut in half
     if image.width <= 0 or image.height <= 0:
         raise ValueError("no pixels")

@@ -479,6 +479,17 @@ def test_a_full_disk_is_a_sentence_and_the_received_bytes_stay(database: Databas
         retry_upload(session, settings, queue, session.get_one(Upload, upload_id))
 
 
+def test_an_archive_that_unpacks_beyond_the_quota_is_rejected_with_a_sentence(
+    database: Database, settings: Settings
+) -> None:
+    person = Person(settings.model_copy(update={"quota_bytes": 6_000}), database)
+    first = person.upload({"flowers.zip": zipped(classes(["roses", "tulips"], each=3))})
+    assert first.status == UploadStatus.READY, first.error
+    second = person.upload({"more.zip": zipped(classes(["asters", "tulips"], each=10, folder="x/"))})
+    assert second.status == UploadStatus.REJECTED
+    assert "are allowed for one person" in (second.error or "")
+
+
 def test_what_nobody_foresaw_ends_the_lease_and_is_raised(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise KeyError("nobody foresaw this")
