@@ -13,7 +13,7 @@ from core.leases import RUN_LIFE, Claim, cancel_requested, renew
 from worker.workplace import Workplace
 
 _log = logging.getLogger(__name__)
-CANCEL_POLL_SECONDS = 2.0
+CANCEL_POLL_SECONDS = 1.0
 LONGEST_PAUSE = 2.0
 Result = TypeVar("Result")
 

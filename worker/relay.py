@@ -22,13 +22,13 @@ class Relay:
     Attributes:
         result: path of `result.json` inside the folder once the trainer has succeeded.
         failure: the `failed` event, if one came.
-        started: True once the trainer works.
+        learning: True once an epoch has ended.
     """
 
     def __init__(self, hold: Hold, folder: Path, known_epochs: set[tuple[int, int]]) -> None:
         self.result: str | None = None
         self.failure: Event | None = None
-        self.started = False
+        self.learning = False
         self._hold = hold
         self._folder = folder
         # a resumed trainer says its history again; that is no new epoch and must not forgive a crash
@@ -63,7 +63,6 @@ class Relay:
         self._log.extend(lines)
 
     def _start(self, event: Event) -> None:
-        self.started = True
         facts = ("device", "precision", "versions", "resumed_from")
         self._columns["machine"] = {name: event.get(name) for name in facts}
         resumed = event.get("resumed_from")
@@ -72,6 +71,7 @@ class Relay:
 
     def _finish_epoch(self, event: Event) -> None:
         place = (int(event["phase_index"]), int(event["epoch"]))
+        self.learning = True
         if place in self._known:
             return
         self._known.add(place)

@@ -59,6 +59,12 @@ class Supervisor:
                 return
             with self._place.at_work(), about(run_id=held.id):
                 Attempt(self._place, self._spare, held).run()
+            self.prepare()
+
+    def prepare(self) -> None:
+        """Have a spare waiting, for the first run too; from the thread that lives as long as the process."""
+        if not self._place.stopping:
+            self._spare.prepare()
 
     def close(self) -> None:
         """Kill the spare."""
@@ -119,7 +125,7 @@ class Attempt:
         known = self._hold.write(lambda session: known_epochs(session, held.id), announce=False)
         relay = Relay(self._hold, folder, known)
         self._trainer = self._spare.start(folder)
-        code = self._follow(self._trainer, relay)
+        code = self._follow(self._trainer, relay, folder)
         relay.flush(everything=True)
         return self._conclude(code, relay, folder)
 
@@ -142,7 +148,7 @@ class Attempt:
         progress = {"phase": "prepare", "message": "Fetching pictures", "step": done, "steps_total": count}
         self._hold.write(lambda session: record(session, self._hold.claim, Report(progress=progress)))
 
-    def _follow(self, trainer: TrainerProcess, relay: Relay) -> int:
+    def _follow(self, trainer: TrainerProcess, relay: Relay, folder: Path) -> int:
         """Relay until the trainer has ended; its exit code."""
         orders = Orders(self._hold, trainer)
         ticked = 0.0
@@ -156,8 +162,8 @@ class Attempt:
                 event, ended = trainer.next_event(0)
             self._hold.keep()
             relay.flush()
-            if relay.started:
-                self._spare.prepare()
+            if relay.learning:  # not before: its loading would slow the way to the first metric
+                self._spare.prepare(like=folder)
             if time.monotonic() - ticked >= self._place.settings.renew_seconds:
                 trainer.say("tick")
                 ticked = time.monotonic()

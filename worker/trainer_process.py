@@ -152,11 +152,15 @@ class Spare:
         with self._lock:
             return None if self._waiting is None else self._waiting.pid
 
-    def prepare(self) -> None:
-        """Have a spare waiting, if one is wanted here."""
+    def prepare(self, like: Path | None = None) -> None:
+        """Have a spare waiting, if one is wanted here; it makes the network of the run folder `like` ready meanwhile."""
+        threads = self._settings.train_threads or self._settings.cores
+        options = ["--spare", "--supervised", "--threads", str(threads)]
+        if like is not None:
+            options += ["--like", str(like)]
         with self._lock:
             if self.wanted and not self._stopping.is_set() and self._waiting is None:
-                self._waiting = TrainerProcess([*trainer_command(), "--spare", "--supervised"], self._settings)
+                self._waiting = TrainerProcess([*trainer_command(), *options], self._settings)
 
     def start(self, folder: Path) -> TrainerProcess:
         """A trainer at work on `folder`: the spare if it lives, else a fresh one."""

@@ -66,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.spare:
             _import_train()
+            _make_ready(options.like, options.threads)
             folder = orders.wait_for_folder()
         else:
             folder = options.folder
@@ -101,11 +102,19 @@ def _import_train() -> ModuleType:
     return train
 
 
+def _make_ready(like: Path | None, threads: int) -> None:
+    from worker.training.spare import READY  # noqa: PLC0415 - see above
+
+    READY.make(like, threads)
+
+
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m worker.training", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, help="run folder (docs/decisions/0002-run-folder.md)")
     parser.add_argument("--supervised", action="store_true", help="words come on standard input; no ticks, no run")
     parser.add_argument("--spare", action="store_true", help='import TensorFlow, then wait for "run PATH"')
+    parser.add_argument("--like", type=Path, help="of a spare: run folder whose network is made ready meanwhile")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of a spare: processor threads to use")
     options = parser.parse_args(arguments)
     if options.spare == (options.folder is not None):
         parser.error("Give a run folder, or --spare.")

@@ -4,6 +4,7 @@ import hashlib
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from worker.training.run_folder import RunFolder
 from worker.training.segments import Lookup, SegmentStore
 
 # Raise when the same picture, weights and view would give other numbers: features stored before are then no longer found.
-EXTRACTOR_VERSION = 1
+EXTRACTOR_VERSION = 2
 _BATCH = 32
 
 
@@ -40,24 +41,43 @@ class Extractor:
     dtype: np.dtype
 
 
-def make_extractor(frozen: keras.Model, name: str, augmentation: Augmentation | None, storage: np.dtype) -> Extractor:
-    """Trace the frozen part of a network.
+def make_extractor(
+    frozen: keras.Model,
+    name: str,
+    augmentation: Augmentation | None,
+    storage: np.dtype,
+    *,
+    compute: str = "float32",
+    form: Callable[[], keras.Model] | None = None,
+) -> Extractor:
+    """Describe the frozen part of a network, and trace it when it is first run: with everything in the store it never is.
 
     Args:
         frozen: float32 [n, H, W, 3] raw pixels 0..255 -> features.
         name: what it is, for people who look into the store (backbone, form, cut layer).
         augmentation: None for plain pictures; else each picture is changed as its view seed says.
         storage: dtype to store.
+        compute: dtype it computes in.
+        form: makes what is run in place of `frozen`, with the same weights; None: `frozen` itself.
     """
     layer = None if augmentation is None else AugmentationLayer(augmentation)
     spec = [tf.TensorSpec((None, *frozen.input.shape[1:]), tf.uint8), tf.TensorSpec((None, 2), tf.int32)]
 
-    @tf.function(input_signature=spec)
-    def run(pictures: Any, seeds: Any) -> Any:
-        x = tf.cast(pictures, tf.float32)
-        if layer is not None:
-            x = layer(x, seeds)
-        return tf.cast(frozen(x, training=False), storage)
+    @cache
+    def traced() -> Any:
+        model = frozen if form is None else form()
+
+        @tf.function(input_signature=spec)
+        def run(pictures: Any, seeds: Any) -> Any:
+            x = tf.cast(pictures, tf.float32)
+            if layer is not None:
+                x = layer(x, seeds)
+            return tf.cast(model(x, training=False), storage)
+
+        return run
+
+    def run_traced(pictures: np.ndarray, seeds: np.ndarray) -> Any:
+        return traced()(pictures, seeds)
 
     meaning: dict[str, object] = {
         "name": name,
@@ -65,11 +85,11 @@ def make_extractor(frozen: keras.Model, name: str, augmentation: Augmentation | 
         "extractor_version": EXTRACTOR_VERSION,
         "tensorflow": tf.__version__,
         "processor": processor_class(),
-        "compute": frozen.compute_dtype,
+        "compute": compute,
         "augmentation": None if augmentation is None else augmentation.model_dump(mode="json"),
     }
     shape = tuple(int(size) for size in frozen.output.shape[1:])
-    return Extractor(run, meaning, shape, np.dtype(storage))
+    return Extractor(run_traced, meaning, shape, np.dtype(storage))
 
 
 def weights_hash(model: keras.Model) -> str:

@@ -22,6 +22,7 @@ _MOST_BYTES = 10**9  # of features in memory; standardising needs as much again
 
 def run_logistic(work: Workplace, phase: FrozenPhase, index: int, setup: Setup, state: State) -> None:
     """Fit the head and put the kept weights into the network."""
+    started = time.monotonic()
     n_classes, config = work.n_classes, work.config
     train, labels, groups = _all_views(work, setup)
     scaler = fit_scaler(train)
@@ -31,6 +32,7 @@ def run_logistic(work: Workplace, phase: FrozenPhase, index: int, setup: Setup, 
     problem = Problem(scaler(train), smooth, weights)
     strength, _ = choose_strength(problem, groups, threads=work.folder.threads, check=work.orders.check)
     work.speaker.log(f"Logistic regression: L2 strength {strength:g}, chosen by cross-validation inside train.")
+    state.seconds += time.monotonic() - started
     follower = _Follower(work, phase, index, state, scaler, labels, setup, problem.features)
     with one_blas_thread():
         last = fit(problem, strength, iterations=phase.epochs, each=follower)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import keras
@@ -172,18 +173,25 @@ def _stored(
     )
 
 
-def _extractor(work: Workplace, frozen: keras.Model, fast: keras.Model | None, views: int) -> Extractor:
+def _extractor(work: Workplace, frozen: keras.Model, fast: Callable[[], keras.Model] | None, views: int) -> Extractor:
     augmentation = None if views == 1 else work.config.augmentation
     vector = len(frozen.output.shape) == 2
     storage = np.dtype(np.float32) if fast is None or vector else np.dtype(ml_dtypes.bfloat16)
     name = f"{work.config.backbone}/{work.network.form}/{frozen.layers[-1].name}"
-    return make_extractor(frozen if fast is None else fast, name, augmentation, storage)
+    compute = "float32" if fast is None else "bfloat16"
+    return make_extractor(frozen, name, augmentation, storage, compute=compute, form=fast)
 
 
-def _fast_form(work: Workplace, frozen: keras.Model) -> keras.Model | None:
-    """The frozen part in bfloat16, or None where that changes its features too much."""
-    fast = in_bfloat16(frozen)
-    pictures = work.pictures.batch(work.positions("train")[:LOOKED_AT])
+def _fast_form(work: Workplace, frozen: keras.Model) -> Callable[[], keras.Model] | None:
+    """What makes the frozen part's bfloat16 form; None where that changes its features too much."""
+
+    @cache
+    def fast() -> keras.Model:
+        return in_bfloat16(frozen)
+
+    def pictures() -> np.ndarray:
+        return work.pictures.batch(work.positions("train")[:LOOKED_AT])
+
     cosine = bfloat16_cosine(frozen, fast, pictures, work.folder.feature_store)
     if cosine > ENOUGH:
         work.precision = "bfloat16"

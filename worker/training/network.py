@@ -87,7 +87,7 @@ def build_network(config: TrainingConfig, n_classes: int, start: Start | None = 
     if arrays is not None and form == "folded":
         assign_all(backbone, arrays)
     taken_up = folded_into(plain) if folds else {}
-    head = _build_head(config, n_classes, backbone.output.shape[1:])
+    head = build_head(config, n_classes, backbone.output.shape[1:])
     return Network(backbone, head, form_of(plain) if folds else "plain", config.backbone, taken_up)
 
 
@@ -95,7 +95,12 @@ def _cut_at(backbone: keras.Model, layer: str) -> keras.Model:
     return keras.Model(backbone.input, backbone.get_layer(layer).output, name=backbone.name)
 
 
-def _build_head(config: TrainingConfig, n_classes: int, shape: tuple[int, int, int]) -> keras.Model:
+def build_head(config: TrainingConfig, n_classes: int, shape: tuple[int, int, int]) -> keras.Model:
+    """An untrained head on a feature map of `shape` (h, w, c), its first weights decided by the config's seed.
+
+    Raises:
+        ConfigInvalid: a sigmoid head with other than two classes.
+    """
     head = config.head
     if head.binary and n_classes != 2:
         message = f"One sigmoid unit tells two classes apart. Received: {n_classes} classes; allowed: 2, or head.binary false."

@@ -9,7 +9,7 @@ from pathlib import Path
 CANCELLED, DRAINED, SUPERVISOR_LOST = 3, 4, 6
 # Seconds in which work ends by itself after the word; then the process is ended, whatever it does (a long trace, a check of the
 # export). That is safe at any moment: everything is written aside and renamed.
-_GRACE = {"cancel": (4.0, CANCELLED), "drain": (10.0, DRAINED)}
+_GRACE = {"cancel": (2.0, CANCELLED), "drain": (10.0, DRAINED)}
 TICK_LIMIT = 45.0  # seconds of monotonic time without a tick
 # For tests only: a shorter limit, in seconds.
 _LIMIT_VARIABLE = "THAW_TRAINER_TICK_LIMIT"

@@ -1,6 +1,7 @@
 """bfloat16 for the frozen parts, where the processor has it and real pictures confirm that it changes nothing that matters."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -49,15 +50,17 @@ def _first_layers(model: keras.Model) -> set[str]:
     return names
 
 
-def bfloat16_cosine(frozen: keras.Model, fast: keras.Model, pictures: np.ndarray, memory: Path) -> float:
+def bfloat16_cosine(
+    frozen: keras.Model, fast: Callable[[], keras.Model], pictures: Callable[[], np.ndarray], memory: Path
+) -> float:
     """Mean cosine between float32 and bfloat16 features over some pictures.
 
-    Tracing both takes seconds, so the answer is kept per weights, cut and class of processor.
+    The answer is kept per weights, cut and class of processor; where it is known, nothing is built and no picture is read.
 
     Args:
         frozen: float32 form.
-        fast: what `in_bfloat16` made of it.
-        pictures: uint8 [n, H, W, 3].
+        fast: makes what `in_bfloat16` makes of it.
+        pictures: gives uint8 [n, H, W, 3].
         memory: folder in which answers are kept.
     """
     text = f"{EXTRACTOR_VERSION}-{processor_class()}-{tf.__version__}-{frozen.layers[-1].name}-{weights_hash(frozen)}"
@@ -65,7 +68,7 @@ def bfloat16_cosine(frozen: keras.Model, fast: keras.Model, pictures: np.ndarray
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["cosine"])
     except (OSError, ValueError, KeyError):
-        cosine = _cosine(frozen, fast, pictures)
+        cosine = _cosine(frozen, fast(), pictures())
     memory.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"cosine": cosine}), encoding="utf-8")
     return cosine
@@ -73,7 +76,7 @@ def bfloat16_cosine(frozen: keras.Model, fast: keras.Model, pictures: np.ndarray
 
 def _cosine(frozen: keras.Model, fast: keras.Model, pictures: np.ndarray) -> float:
     x = tf.cast(pictures, tf.float32)
-    left, right = (_rows(tf.function(lambda x, m=m: m(x, training=False))(x)) for m in (frozen, fast))
+    left, right = (_rows(model(x, training=False)) for model in (frozen, fast))  # once: not worth a trace
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     return float(np.mean(np.sum(left * right, axis=1) / np.maximum(norms, 1e-12)))
 

@@ -116,7 +116,7 @@ def read_run_folder(path: Path) -> RunFolder:
         PicturesUnreadable: `images.jsonl` is missing or wrong, or a split has no picture.
     """
     path = path.resolve()
-    data = _read_json(path / "run.json")
+    data = read_run_json(path)
     for field in ("config", "class_names", "images"):
         if field not in data:
             raise ConfigInvalid(f'run.json lacks "{field}". Required: config, class_names, images.')
@@ -148,11 +148,16 @@ def read_run_folder(path: Path) -> RunFolder:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_run_json(path: Path) -> dict[str, Any]:
+    """The `run.json` of a folder, unchecked.
+
+    Raises:
+        ConfigInvalid: it is missing or no JSON object.
+    """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads((path / "run.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigInvalid(f"There is no run.json in {path.parent}.") from error
+        raise ConfigInvalid(f"There is no run.json in {path}.") from error
     except ValueError as error:
         raise ConfigInvalid(f"run.json is not JSON: {error}.") from error
     if not isinstance(data, dict):

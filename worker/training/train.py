@@ -32,12 +32,13 @@ from worker.training.ledger import Ledger, check_reserve, every_variable
 from worker.training.logistic_phase import run_logistic
 from worker.training.machine import device, machine, prepare_tensorflow, versions
 from worker.training.materials import Workplace, make_setup
-from worker.training.network import Start, build_network, layer_summary, set_trainable
+from worker.training.network import Start, layer_summary, set_trainable
 from worker.training.orders import Orders
 from worker.training.phases import PhaseRun
 from worker.training.pictures import decode
 from worker.training.precision import processor_has_bfloat16
 from worker.training.run_folder import RunFolder
+from worker.training.spare import READY
 from worker.training.telling import (
     export_checked,
     features_ready,
@@ -75,7 +76,7 @@ def train(folder: RunFolder, pictures: DecodedPictures, speaker: Speaker, orders
     pictures.set_resize(PictureResizer(folder.config.image_size, folder.config.resize))
     _say_step(speaker, folder, "prepare", "Building the network")
     start = None if folder.start_file is None else Start(folder.start_file, folder.start_cut_layer)
-    network = build_network(folder.config, len(folder.class_names), start)
+    network = READY.take(folder.config, len(folder.class_names), start)
     size = network.backbone.count_params() + network.head.count_params()
     speaker.log(network_built(folder.config, network.form, size))
     ledger.meet(network)

@@ -84,9 +84,33 @@ def test_bfloat16_is_compared_once_per_machine(tmp_path: Path) -> None:
     opened = open_run(make_run_folder(tmp_path / "run"))
     backbone = opened.work.network.backbone
     pictures = opened.work.pictures.batch(np.arange(8))
-    cosine = bfloat16_cosine(backbone, in_bfloat16(backbone), pictures, tmp_path / "memory")
+    cosine = bfloat16_cosine(backbone, lambda: in_bfloat16(backbone), lambda: pictures, tmp_path / "memory")
     assert 0.99 < cosine <= 1.0001
     broken = keras.models.clone_model(backbone)
     broken.set_weights([-weight for weight in backbone.get_weights()])
-    assert bfloat16_cosine(backbone, broken, pictures, tmp_path / "memory") == cosine
-    assert bfloat16_cosine(backbone, broken, pictures, tmp_path / "forgetful") < 0.99
+    assert bfloat16_cosine(backbone, lambda: broken, lambda: pictures, tmp_path / "memory") == cosine
+    assert bfloat16_cosine(backbone, lambda: broken, lambda: pictures, tmp_path / "forgetful") < 0.99
+
+
+def test_features_of_bfloat16_are_not_taken_for_those_of_float32(tmp_path: Path) -> None:
+    opened = open_run(make_run_folder(tmp_path / "run"))
+    backbone = opened.work.network.backbone
+    _features(opened, _extractor(opened))
+    fast = make_extractor(backbone, "backbone", None, FLOAT, compute="bfloat16", form=lambda: in_bfloat16(backbone))
+    assert _features(opened, fast)[1] == 24
+
+
+def test_where_every_feature_is_stored_the_frozen_part_is_not_even_built(tmp_path: Path) -> None:
+    opened = open_run(make_run_folder(tmp_path / "run"))
+
+    def extractor(*, may_be_built: bool) -> Extractor:
+        def form() -> keras.Model:
+            assert may_be_built
+            return opened.work.network.backbone
+
+        return make_extractor(opened.work.network.backbone, "backbone", None, FLOAT, form=form)
+
+    stored, _ = _features(opened, extractor(may_be_built=True))
+    again, computed = _features(opened, extractor(may_be_built=False))
+    assert computed == 0
+    np.testing.assert_array_equal(again, stored)
