@@ -34,7 +34,7 @@ format: setup-dev
 	$(BIN)/ruff format .
 
 bench: setup-dev  ## measured ratios; see docs/benchmarks.md
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks $(or $(ARGS),all)
 
 screenshots: setup-dev  ## every page, both widths and themes, into build/screenshots; ARGS="--docs FOLDER" for docs/images
 	$(BIN)/python -m tests.browser.screenshots $(ARGS)

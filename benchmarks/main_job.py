@@ -65,9 +65,8 @@ def _wait(done: Any, seconds: float) -> None:
         time.sleep(0.02)
 
 
-def tree_memory(pid: int) -> dict[int, tuple[str, int]]:
-    """Peak resident bytes (VmHWM) of a process and all below it, by pid, with the command line's tail."""
-    found = {}
+def descendants(pid: int) -> list[int]:
+    """A process and everything below it."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -76,10 +75,17 @@ def tree_memory(pid: int) -> dict[int, tuple[str, int]]:
             except OSError:
                 continue
             children.setdefault(parent, []).append(int(entry.name))
-    waiting = [pid]
+    found, waiting = [], [pid]
     while waiting:
-        one = waiting.pop()
-        waiting += children.get(one, [])
+        found.append(waiting.pop())
+        waiting += children.get(found[-1], [])
+    return found
+
+
+def tree_memory(pid: int) -> dict[int, tuple[str, int]]:
+    """Peak resident bytes (VmHWM) of a process and all below it, by pid, with the command line's tail."""
+    found = {}
+    for one in descendants(pid):
         try:
             peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{one}/status").read_text())
             command = Path(f"/proc/{one}/cmdline").read_text().replace("\0", " ")

@@ -85,15 +85,21 @@ def web(
 @app.command()
 def worker(
     queues: Annotated[str, typer.Option(help="train | predict | any of ingest,export,batch")],
+    gpu: Annotated[int | None, typer.Option(help="of a train worker: the one GPU its trainers use (0, 1, ...)")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Run one worker process (REDIS_URL must be set)."""
     from worker.celery_app import checked_queues  # noqa: PLC0415 - Celery takes as long to load as everything else together
+    from worker.devices import GpuUnknown, choose_gpu  # noqa: PLC0415
     from worker.process import run_worker  # noqa: PLC0415
 
     settings = read_settings(data_dir=data_dir)
     log_to_stderr(settings)
     names = checked_queues(queues)
+    if gpu is not None:
+        if names != ("train",):
+            raise GpuUnknown(f"--gpu belongs to --queues train. Received: --queues {queues}.")
+        choose_gpu(gpu)
     if names == ("predict",):
         # TensorFlow lives in that process alone: it has an entry of its own, and nothing here can reach its imports
         environment = {

@@ -18,6 +18,7 @@ from core.accounts import admin_exists, create_start_link, local_user
 from core.config import Settings
 from core.database import Database, open_database
 from migrations import upgrade
+from worker.devices import gpus
 
 _log = logging.getLogger(__name__)
 READY_SECONDS = 60.0
@@ -118,8 +119,17 @@ def plans(settings: Settings, listening: socket.socket) -> list[Plan]:
     python = (sys.executable, "-m", "cli")
     number = listening.fileno()
     found.append(Plan("web", (*python, "web", "--socket", str(number)), environment, descriptors=(number,), early=True))
-    served = ("train", "ingest,export,batch", "predict")
-    return found + [Plan(f"worker {one}", (*python, "worker", "--queues", one), environment) for one in served]
+    served = [*train_workers(len(gpus())), ("ingest,export,batch",), ("predict",)]
+    return found + [
+        Plan(f"worker {' '.join(one)}", (*python, "worker", "--queues", *one), environment) for one in served
+    ]
+
+
+def train_workers(gpu_count: int) -> list[tuple[str, ...]]:
+    """Queue and options of each `train` worker: one for each GPU where there are several, else one."""
+    if gpu_count < 2:
+        return [("train",)]
+    return [("train", "--gpu", str(number)) for number in range(gpu_count)]
 
 
 def _address(host: str, port: int) -> str:

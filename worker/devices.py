@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from core.config import Settings
+from core.errors import ThawError
+
+
+class GpuUnknown(ThawError):
+    """A GPU was named that is not there."""
 
 
 @cache
@@ -28,6 +33,20 @@ def gpus() -> tuple[dict[str, Any], ...]:
         for name, size in rows
         if size.strip().isdigit()
     )
+
+
+def choose_gpu(number: int) -> None:
+    """Let this process's trainers see one GPU alone, by its number in `nvidia-smi` (from 0).
+
+    Raises:
+        GpuUnknown: there is no such GPU.
+    """
+    found = gpus()
+    if not 0 <= number < len(found):
+        allowed = f"0 to {len(found) - 1}" if found else "none: nvidia-smi shows no GPU here"
+        raise GpuUnknown(f"There is no GPU {number}. Allowed: {allowed}.")
+    # CUDA may count by speed; nvidia-smi counts by bus
+    os.environ |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(number)}
 
 
 def memory_bytes() -> int:

@@ -20,9 +20,11 @@ from app.api.schemas import (
     MetricOut,
     PhaseLayers,
     PredictionOut,
+    RepeatsOut,
     RunIn,
     RunOut,
     RunPatch,
+    SpreadOut,
 )
 from app.dependencies import Person, ReadSession, SettingsOf, TheHouse, WriteSession
 from app.ordering import wished_config, wished_version
@@ -33,6 +35,7 @@ from core.comparison import comparable, paired
 from core.database import after_commit
 from core.datasets import checked_name, checked_tags
 from core.errors import Conflict, FieldProblem, InputInvalid
+from core.repeats import find_group
 from core.tables import DatasetVersion, Run, TrainedModel
 from core.training_config import parse_config
 
@@ -88,6 +91,15 @@ def list_runs(
         return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
     page = catalog.list_runs(session, person.id, asked.wish(), dataset_id=dataset_id, status=status, group_id=group_id)
     return Listed(items=_outs(session, page.items), next_cursor=page.next_cursor)
+
+
+@router.get("/runs/groups/{group_id}")
+def read_group(group_id: str, session: ReadSession, person: Person) -> RepeatsOut:
+    """Repeats of a run: how far the seed alone moves the test score."""
+    group = find_group(session, person.id, group_id)
+    return RepeatsOut(
+        group_id=group_id, runs=_outs(session, group.runs), test_accuracy=SpreadOut(**vars(group.accuracy))
+    )
 
 
 @router.get("/runs/compare")

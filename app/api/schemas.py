@@ -423,6 +423,17 @@ class RunIn(Given):
     repeats: int = Field(1, description="1 to 50 runs of one group, with rising seeds.")
 
 
+class SpreadOut(BaseModel):
+    """Test accuracies of repeats. `deviation` and `interval` (95 %, Student's t, over seeds on the same pictures) need two runs."""
+
+    count: int
+    mean: float | None
+    deviation: float | None
+    lowest: float | None
+    highest: float | None
+    interval: tuple[float, float] | None
+
+
 class EstimateIn(Given):
     """A run that is not queued: how long would it take?"""
 
@@ -515,6 +526,14 @@ class RunOut(BaseModel):
     machine: dict[str, Any]
     code_version: str
     revision: int
+
+
+class RepeatsOut(BaseModel):
+    """A group of repeats, the runs in the order of their seeds."""
+
+    group_id: str
+    runs: list[RunOut]
+    test_accuracy: SpreadOut
 
 
 class MetricOut(BaseModel):

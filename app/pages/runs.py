@@ -21,7 +21,9 @@ from app.pages.progress import Step, epochs_by_phase, status_words, steps
 from app.templating import View, render
 from app.wording import scale_from
 from core.catalog import Wish, list_datasets, list_runs, log_lines, model_of_run, run_document, run_metrics, runs_ahead
+from core.errors import NotFound
 from core.models import exports_of
+from core.repeats import Group, find_group
 from core.runs import bring_back_run, cancel_run, find_run, looks, put_away_run, retry_run
 from core.tables import Dataset, Export, LogLine, Run, RunStatus, TrainedModel
 from core.training_config import parse_config
@@ -73,6 +75,7 @@ class ListView(View):
     next_address: str | None
     previous_address: str | None
     deleted_id: str
+    repeats: Group | None
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,13 @@ class DeleteView(View):
     run: Run
 
 
+def _repeats(session: Session, owner_id: str, group_id: str) -> Group | None:
+    try:
+        return find_group(session, owner_id, group_id) if group_id else None
+    except NotFound:  # the list says that no run is like this
+        return None
+
+
 @router.get("")
 def show_list(
     request: Request, session: ReadSession, person: Person, filters: Annotated[Filters, Depends()], deleted: str = ""
@@ -143,6 +153,7 @@ def show_list(
         filters=filters,
         **Place(filters.cursor, filters.back).addresses(page.next_cursor, filters.address),
         deleted_id=deleted,
+        repeats=_repeats(session, person.id, filters.group_id),
     )
     return render(request, view)
 

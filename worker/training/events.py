@@ -74,10 +74,26 @@ class Progress:
         self._steps_total = steps_total
         self._pictures_total = pictures_total
         self._said = float("-inf")
+        self._break = 0.0
         self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
 
-    def at(self, step: int, pictures: int, epoch: int | None = None) -> None:
-        """Say how far we are (`step` steps and `pictures` pictures done), unless it was said less than 0.5 s ago."""
+    def begin_here(self, pictures: int) -> None:
+        """Forget how long the first `pictures` pictures took: tracing is not the pace of what follows."""
+        self._seen = deque([(time.monotonic(), pictures)])
+
+    def rest(self, seconds: float) -> None:
+        """Say that the last `seconds` seconds went by between two epochs (validation, checkpoint): no pace, but time all the same."""
+        self._seen = deque((moment + seconds, pictures) for moment, pictures in self._seen)
+        self._break = seconds
+
+    def at(self, step: int, pictures: int, epoch: int | None = None, breaks: int = 0) -> None:
+        """Say how far we are, unless it was said less than 0.5 s ago.
+
+        Args:
+            step: steps done.
+            pictures: pictures done.
+            breaks: times that what `rest` spoke of comes yet.
+        """
         now = time.monotonic()
         if now - self._said < PROGRESS_INTERVAL:
             return
@@ -86,7 +102,7 @@ class Progress:
         while len(self._seen) > 2 and now - self._seen[0][0] > _RATE_WINDOW:
             self._seen.popleft()
         rate = self._rate()
-        left = None if rate is None else (self._pictures_total - pictures) / rate
+        left = None if rate is None else (self._pictures_total - pictures) / rate + breaks * self._break
         self._speaker.say(
             "progress",
             **asdict(self._place if epoch is None else replace(self._place, epoch=epoch)),

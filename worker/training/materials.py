@@ -18,7 +18,7 @@ from worker.training.layers import AugmentationLayer
 from worker.training.learner import Logits, logits_of
 from worker.training.network import Network, computing_in, resolve_first, set_trainable, split_backbone
 from worker.training.orders import Orders
-from worker.training.precision import ENOUGH, LOOKED_AT, bfloat16_cosine, in_bfloat16
+from worker.training.precision import ENOUGH, LOOKED_AT, bfloat16_cosine, exact_layers, in_bfloat16
 from worker.training.run_folder import RunFolder
 
 
@@ -137,9 +137,15 @@ def frozen_part(network: Network, phase: FrozenPhase | FineTunePhase) -> tuple[k
     if isinstance(phase, FineTunePhase):
         lower, upper = split_backbone(network.backbone, resolve_first(network, phase))
     if lower is not None and upper is None:
-        pooled = network.head.get_layer("head_pooling")(lower.output)
-        return keras.Model(lower.input, pooled, name=f"{lower.name}_pooled"), None
+        return pooled(network, lower), None
     return lower, upper
+
+
+def pooled(network: Network, part: keras.Model | None = None) -> keras.Model:
+    """The backbone, or a part that ends where it ends, with the head's pooling on it."""
+    part = part or network.backbone
+    vector = network.head.get_layer("head_pooling")(part.output)
+    return keras.Model(part.input, vector, name=f"{part.name}_pooled")
 
 
 def _stored(
@@ -221,6 +227,9 @@ def _live(work: Workplace, phase: FrozenPhase | FineTunePhase) -> Setup:
     """The setup that runs the whole network in every step."""
     network = work.network
     layer = AugmentationLayer(work.config.augmentation)
+    # live as wished is a textbook's way and stays float32; live because everything learns may be quick
+    may_be_fast = work.wants_bfloat16 and phase.features == "cached"
+    fast = may_be_fast and _fast_form(work, pooled(network)) is not None
     augments = phase.augments and not work.config.augmentation.changes_nothing
 
     def augment(x: Any, seeds: Any) -> Any:
@@ -229,25 +238,39 @@ def _live(work: Workplace, phase: FrozenPhase | FineTunePhase) -> Setup:
     return Setup(
         PixelMaterial(work.pictures, work.positions("train")),
         PixelMaterial(work.pictures, work.positions("validation")),
-        through(network.backbone, logits_of(network.head, network.head.input)),
+        live_form(network, logits_of(network.head, network.head.input), bfloat16=fast),
         augment if augments else None,
         [*network.backbone.trainable_variables, *network.head.trainable_variables],
         None,
     )
 
 
-def through(model: keras.Model, logits: Logits, policy: str = "float32") -> Logits:
+def live_form(network: Network, logits: Logits, *, bfloat16: bool) -> Logits:
+    """`logits` after the whole backbone, for steps that run all of it.
+
+    Args:
+        bfloat16: compute in bfloat16 from the fourth convolution on, where no BatchNorm is left that would be slow in it.
+    """
+    backbone = network.backbone
+    norms = any(isinstance(layer, keras.layers.BatchNormalization) for layer in backbone.layers)
+    if norms or not bfloat16:
+        return through(backbone, logits)
+    return through(backbone, logits, "mixed_bfloat16", exact=exact_layers(backbone))
+
+
+def through(model: keras.Model, logits: Logits, policy: str = "float32", exact: frozenset[str] = frozenset()) -> Logits:
     """`logits` after `model`, whose BatchNorm statistics never move: it is called as in inference, always.
 
     Args:
         policy: dtype policy that it computes by; its weights are float32.
+        exact: layers that compute in float32 whatever the policy says.
     """
 
     def run(x: Any, training: bool) -> Any:
         if policy == "float32":
             return logits(model(tf.cast(x, tf.float32), training=False), training)
-        with computing_in(model, policy):
-            features = model(x, training=False)
+        with computing_in(model, policy, exact):
+            features = model(tf.cast(x, tf.float32) if exact else x, training=False)
         return logits(tf.cast(features, tf.float32), training)
 
     return run

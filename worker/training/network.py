@@ -250,14 +250,14 @@ def _row(layer: keras.layers.Layer) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def computing_in(model: keras.Model, policy: str) -> Iterator[None]:
+def computing_in(model: keras.Model, policy: str, exact: frozenset[str] = frozenset()) -> Iterator[None]:
     """Let every layer of a model compute by a dtype policy, e.g. "mixed_bfloat16", while a function is traced inside.
 
-    Weights stay float32 and are shared with everything else that holds the layers; preprocessing stays float32.
+    Weights stay float32 and are shared with everything else that holds the layers; preprocessing stays float32, and so do the
+    layers named in `exact`.
     """
-    layers = [
-        layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer | keras.layers.Rescaling)
-    ]
+    kept = keras.layers.InputLayer | keras.layers.Rescaling
+    layers = [layer for layer in model.layers if not isinstance(layer, kept) and layer.name not in exact]
     before = [layer.dtype_policy for layer in layers]
     try:
         for layer in layers:

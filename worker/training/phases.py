@@ -135,6 +135,7 @@ class PhaseRun:
         started = time.monotonic()
         reseed(self._work.network.head, self._work.config.seed, self._index, state.phase_epoch)
         train = self._train(progress)
+        trained = time.monotonic()
         validation = self.learner.with_average(lambda: judge(self.learner, self._work, self._setup.validation))
         seconds = time.monotonic() - started
         improved = account(state, self._phase, self._index, train.metrics, validation.metrics, seconds)
@@ -142,6 +143,7 @@ class PhaseRun:
             self._best = self.learner.kept()
         groups = {**self.learner.arrays(), "best": numbered(self._best)}
         self._save(groups, () if improved else ("best",))
+        progress.rest(time.monotonic() - trained)
         self._work.speaker.say("epoch", **state.history[-1])
 
     def _plan(self, phase_epoch: int) -> EpochPlan:
@@ -159,7 +161,9 @@ class PhaseRun:
             self._work.orders.check()
             sums += self.learner.train(batches)
             step += len(batches.labels)
-            progress.at(step, done + sums.pictures, self._state.epoch + 1)
+            if done + sums.pictures == batches.pictures:  # the first call of the phase traced its graph
+                progress.begin_here(batches.pictures)
+            progress.at(step, done + sums.pictures, self._state.epoch + 1, self._phase.epochs - turn)
         if not math.isfinite(sums.loss):
             raise ConfigInvalid(
                 f"The training loss is no longer a number in epoch {self._state.epoch + 1}: the steps are too large. "

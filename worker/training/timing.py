@@ -15,7 +15,7 @@ from worker.training.learner import Batches, Learner, logits_of
 from worker.training.materials import frozen_part, through
 from worker.training.network import Network, build_network, set_trainable
 from worker.training.pictures import PictureLimits, PictureRefused, decode
-from worker.training.precision import in_bfloat16, processor_has_bfloat16
+from worker.training.precision import computes_in_bfloat16, in_bfloat16
 
 _TIMED = 3  # calls after the first one, which traces
 _BATCH = 32  # of extraction, as in `worker.training.features`
@@ -61,7 +61,7 @@ def _phase(
     set_trainable(network, phase)
     frozen, upper = frozen_part(network, phase) if phase.features == "cached" else (None, network.backbone)
     found = {"trace": 0.0, "extract": 0.0, "extract_view": 0.0, "step": 0.0}
-    fast = config.precision == "mixed" or (config.precision == "auto" and processor_has_bfloat16())
+    fast = config.precision == "mixed" or (config.precision == "auto" and computes_in_bfloat16())
     if frozen is not None:
         found |= _extraction(config, phase, frozen, fast=fast)
     if upper is not None:

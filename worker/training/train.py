@@ -36,7 +36,7 @@ from worker.training.network import Start, layer_summary, set_trainable
 from worker.training.orders import Orders
 from worker.training.phases import PhaseRun
 from worker.training.pictures import decode
-from worker.training.precision import processor_has_bfloat16
+from worker.training.precision import computes_in_bfloat16
 from worker.training.run_folder import RunFolder
 from worker.training.spare import READY
 from worker.training.telling import (
@@ -90,7 +90,7 @@ def train(folder: RunFolder, pictures: DecodedPictures, speaker: Speaker, orders
 
 def _may_use_bfloat16(folder: RunFolder) -> bool:
     wanted = folder.config.precision
-    return wanted == "mixed" or (wanted == "auto" and processor_has_bfloat16())
+    return wanted == "mixed" or (wanted == "auto" and computes_in_bfloat16())
 
 
 def _wait_for_pictures(work: Workplace) -> None:

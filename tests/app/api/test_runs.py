@@ -155,3 +155,13 @@ def test_deleting_a_run_leaves_its_model(ada: Caller, owned: Belongings, house: 
     assert (model["run_id"], model["test_accuracy"]) == (None, 0.5)
     with house.database.read() as session:
         assert session.get(Run, owned.run_id) is None
+
+
+def test_repeats_have_a_mean_and_a_spread(ada: Caller, bob: Caller, owned: Belongings) -> None:
+    wish = {"dataset_version_id": owned.version_id, "preset": "quick", "repeats": 3}
+    group_id = ada.client.post("/api/v1/runs", json=wish).json()["group_id"]
+    found = ada.client.get(f"/api/v1/runs/groups/{group_id}").json()
+    assert len(found["runs"]) == 3
+    assert found["test_accuracy"]["count"] == 0
+    assert found["test_accuracy"]["mean"] is None
+    assert bob.client.get(f"/api/v1/runs/groups/{group_id}").status_code == 404

@@ -1,4 +1,7 @@
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from worker.training.ledger import every_variable
 from worker.training.orders import Cancelled
 from worker.training.phases import class_weights, plan_epoch
 
+ROOT = Path(__file__).resolve().parents[3]
 FAST = {"name": "adam", "learning_rate": 0.01}
 FROZEN: dict[str, Any] = {"kind": "frozen", "epochs": 2, "optimizer": FAST}
 TUNE: dict[str, Any] = {"kind": "fine_tune", "epochs": 2, "unfreeze_from": "block3_conv", "optimizer": FAST}
@@ -282,3 +286,32 @@ def test_lbfgs_takes_as_many_rows_as_memory_allows_and_says_so(tmp_path: Path, m
     opened = _run(tmp_path / "run", {**FROZEN, "epochs": 4, "optimizer": {"name": "lbfgs"}})
     assert any("Of 24 feature rows 15 are used" in event.get("message", "") for event in opened.events)
     assert opened.curve[-1][1]["train"]["accuracy"] > 0.5
+
+
+@pytest.mark.parametrize("features", ["cached", "live"])
+def test_a_batch_larger_than_the_split_is_one_step_of_all_its_pictures(tmp_path: Path, features: str) -> None:
+    opened = _run(tmp_path / "run", {**FROZEN, "features": features}, batch_size=1024)
+    assert [epoch for epoch, _ in opened.curve] == [1, 2]
+    assert opened.events[-1]["event"] == "log"
+
+
+def test_the_second_of_two_devices_gives_the_same_curve(tmp_path: Path) -> None:
+    """Nothing in the trainer names a device: the GPU that a process sees is its first, whatever its number in the machine."""
+    code = (
+        "import sys, json, pathlib, tensorflow as tf; "
+        "cpu = tf.config.list_physical_devices('CPU')[0]; "
+        "tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2); "
+        "from tests.worker.training.workplaces import open_run; "
+        "scope = tf.device(sys.argv[1]); scope.__enter__(); "
+        "opened = open_run(pathlib.Path(sys.argv[2])).run_phases(); "
+        "where = {one.value.device[-5:] for one in opened.work.network.head.trainable_variables}; "
+        "print(json.dumps([sorted(where), [metrics for _, metrics in opened.curve]]))"
+    )
+    found = []
+    for number in (0, 1):
+        path = make_run_folder(tmp_path / str(number), {"phases": [FROZEN, TUNE]})
+        command = [sys.executable, "-c", code, f"CPU:{number}", str(path)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        found.append(json.loads(said.splitlines()[-1]))
+    assert [where for where, _ in found] == [["CPU:0"], ["CPU:1"]]
+    assert found[0][1] == found[1][1]

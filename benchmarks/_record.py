@@ -1,0 +1,151 @@
+"""What a benchmark writes: one JSON file, filled part by part, so that a run that was stopped goes on where it was."""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks._sets import sample_sets
+from core.config import code_version
+
+RESULTS = Path(__file__).parent / "results"
+TRIED = Path(__file__).resolve().parents[1] / "build" / "benchmarks"
+_VERSIONED = ("tensorflow", "keras", "numpy", "scikit-learn", "pillow")
+
+
+def options(description: str | None, *, seeds: int = 3) -> argparse.ArgumentParser:
+    """The arguments that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "folders", nargs="*", type=Path, help="folders of class folders; default: the sample sets joined"
+    )
+    parser.add_argument("--seeds", type=int, default=seeds, help="how many, from 0 on")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="processor threads of both sides")
+    parser.add_argument("--quick", action="store_true", help="small: to see that it works, not to be quoted")
+    parser.add_argument(
+        "--json", type=Path, help="file of the result; parts in it are kept when all settings are equal"
+    )
+    parser.add_argument("--fresh", action="store_true", help="measure every part again")
+    return parser
+
+
+def folders_of(arguments: argparse.Namespace) -> list[Path]:
+    """The folders named, or the sample sets.
+
+    Raises:
+        SystemExit: neither is there.
+    """
+    found = [one.resolve() for one in arguments.folders] or sample_sets()
+    if not found:
+        raise SystemExit(
+            "Name folders that hold one folder of pictures per class: there are no sample sets beside this checkout."
+        )
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Processor, memory and versions."""
+    name, flags = platform.processor(), set()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+            if line.startswith(("flags", "Features")):
+                flags = set(line.partition(":")[2].split())
+                break
+    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": name,
+        "features": [flag for flag in wanted if flag in flags],
+        "cores": os.cpu_count(),
+        "memory_GB": round(memory / 2**30),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {"python": platform.python_version(), **{one: version(one) for one in _VERSIONED}},
+    }
+
+
+class Record:
+    """One benchmark's result.
+
+    Args:
+        name: of the benchmark.
+        arguments: as parsed by `options`.
+        settings: everything that decides what is measured.
+    """
+
+    def __init__(self, name: str, arguments: argparse.Namespace, settings: Mapping[str, Any]) -> None:
+        self.path: Path = arguments.json or (TRIED if arguments.quick else RESULTS) / f"{name}.json"
+        head = {"benchmark": name, "machine": machine(), "settings": json.loads(json.dumps(settings))}
+        self.body: dict[str, Any] = {**head, "quick": arguments.quick, "parts": {}}
+        if self.path.is_file() and not arguments.fresh:
+            old = json.loads(self.path.read_text(encoding="utf-8"))
+            if all(old.get(key) == value for key, value in head.items()):
+                self.body["parts"] = old["parts"]
+        self.body["command"] = f"python -m benchmarks {name} {' '.join(sys.argv[1:])}".strip()
+
+    def part(self, key: str, place: str, **arguments: Any) -> dict[str, Any]:
+        """One measured part: from the file, or measured now in a process of its own, and written.
+
+        Args:
+            key: of the part.
+            place: `module:function` in this package; it gets `arguments` and returns what JSON can hold.
+        """
+        parts: dict[str, Any] = self.body["parts"]
+        if key in parts:
+            print(f"{key}: measured on {parts[key]['date']}", flush=True)
+        else:
+            print(f"{key} ...", flush=True)
+            before = os.getloadavg()[0]
+            started = time.monotonic()
+            found = in_own_process(place, **arguments)
+            took = round(time.monotonic() - started, 1)
+            load = [round(before, 2), round(os.getloadavg()[0], 2)]
+            self.put(key, {**found, "took_s": took, "load_before_and_after": load})
+            print(f"{key}: {took} s, load {load}", flush=True)
+        return dict(parts[key])
+
+    def put(self, key: str, found: Mapping[str, Any]) -> None:
+        """Write a part."""
+        now = datetime.now(UTC)
+        self.body["parts"][key] = {**found, "date": f"{now:%Y-%m-%d %H:%M}", "code": code_version()}
+        self.body["date"] = f"{now:%Y-%m-%d}"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self.path.with_suffix(".part")
+        aside.write_text(json.dumps(self.body, indent=1), encoding="utf-8")
+        aside.replace(self.path)
+
+
+def in_own_process(place: str, **arguments: Any) -> dict[str, Any]:
+    """What `module:function` of this package returns, called in a new process: no side warms up or crowds out the other."""
+    with tempfile.TemporaryDirectory(prefix="thaw-bench-") as folder:
+        answer = Path(folder) / "answer.json"
+        call = json.dumps({"place": place, "arguments": arguments, "answer": str(answer)})
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+        subprocess.run([sys.executable, "-m", "benchmarks._record", call], env=environment, check=True)
+        found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+    return found
+
+
+def _answer(call: str) -> None:
+    wanted = json.loads(call)
+    module, _, function = wanted["place"].partition(":")
+    found = getattr(importlib.import_module(f"benchmarks.{module}"), function)(**wanted["arguments"])
+    Path(wanted["answer"]).write_text(json.dumps(found), encoding="utf-8")
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _answer(sys.argv[1])

@@ -1,0 +1,240 @@
+"""Result files as tables. `python -m benchmarks table` writes docs/benchmarks.md from benchmarks/results."""
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from core.comparison import exact_mcnemar
+
+Row = Sequence[str]
+_WORSE_BY = 0.005  # "equal accuracy": mean test accuracy at most this much lower, and McNemar not significantly worse
+_FULL = [20, 10]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A Markdown table; the first row is its head."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def _parts(body: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """The parts `kind/0`, `kind/1`, ... in order."""
+    found = {int(key.rpartition("/")[2]): part for key, part in body["parts"].items() if key.rpartition("/")[0] == kind}
+    return [found[number] for number in sorted(found)]
+
+
+def _mean(values: Iterable[float]) -> float:
+    return statistics.fmean(values)
+
+
+def _spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean, with lowest and highest where there are several."""
+    text = f"{_mean(values):.{digits}f}"
+    return text if len(values) < 2 else f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def _verdict(ratio: float, must: float, aim: float) -> str:
+    return "aim reached" if ratio >= aim else "must reached" if ratio >= must else "not reached"
+
+
+def fitted(part: dict[str, Any], full: int) -> float:
+    """Seconds of a `fit` of `full` epochs; with fewer, the median of the later epochs stands for those that were left out."""
+    epochs = part["epochs_s"]
+    if len(epochs) >= full:
+        return float(part["fit_s"])
+    return float(part["fit_s"] + (full - len(epochs)) * statistics.median(epochs[1:] or epochs))
+
+
+def equal(guide: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]) -> tuple[str, float]:
+    """(sentence on equal accuracy, p of McNemar's exact test on the pooled pictures)."""
+    ahead = behind = 0
+    for one, other in zip(guide, ours, strict=True):
+        ahead += sum(b > a for a, b in zip(one["right"], other["right"], strict=True))
+        behind += sum(a > b for a, b in zip(one["right"], other["right"], strict=True))
+    p = exact_mcnemar(ahead, behind)
+    lower = _mean(one["test_accuracy"] for one in guide) - _mean(one["test_accuracy"] for one in ours)
+    holds = lower <= _WORSE_BY and not (p < 0.05 and behind > ahead)
+    return f"{'yes' if holds else 'no'}: {ahead} pictures gained, {behind} lost, p = {p:.2g}", p
+
+
+def recipe_rows(body: dict[str, Any]) -> list[Row]:
+    """Frozen phase and both phases."""
+    rows: list[Row] = [
+        (
+            "work",
+            "guide, s",
+            "Thaw, s",
+            "times",
+            "target",
+            "guide, test",
+            "Thaw, test",
+            "equal accuracy",
+            "Thaw to checked download, s",
+        )
+    ]
+    frozen, quick = _parts(body, "guide frozen"), _parts(body, "thaw quick")
+    few = min(len(frozen), len(quick))
+    if few:
+        times = [fitted(one, _FULL[0]) + one["test_s"] for one in frozen[:few]]
+        target = (30.0, 60.0) if quick[0]["precision"] == "bfloat16" else (20.0, 60.0)
+        rows.append(_recipe_row("frozen phase", times, frozen[:few], quick[:few], target))
+    for kind, name in (
+        ("drift", "both phases, guide as Keras 3 runs it"),
+        ("fixed", "both phases, guide with statistics fixed"),
+    ):
+        tuned, ours = _parts(body, f"guide {kind}"), _parts(body, "thaw standard")
+        few = min(len(tuned), len(ours), len(frozen))
+        if few:
+            times = [
+                fitted(first, _FULL[0]) + fitted(second, _FULL[1]) + second["test_s"]
+                for first, second in zip(frozen[:few], tuned[:few], strict=True)
+            ]
+            rows.append(_recipe_row(name, times, tuned[:few], ours[:few], (15.0, 30.0)))
+    return rows
+
+
+def _recipe_row(
+    name: str,
+    guide_seconds: Sequence[float],
+    guide: Sequence[dict[str, Any]],
+    ours: Sequence[dict[str, Any]],
+    target: tuple[float, float],
+) -> Row:
+    seconds = [one["to_score_s"] for one in ours]
+    ratio = _mean(guide_seconds) / _mean(seconds)
+    accuracy = [[100 * one["test_accuracy"] for one in side] for side in (guide, ours)]
+    return (
+        name,
+        _spread(guide_seconds),
+        _spread(seconds),
+        f"{ratio:.1f}",
+        f"{target[0]:.0f}, aim {target[1]:.0f}: {_verdict(ratio, *target)}",
+        _spread(accuracy[0]),
+        _spread(accuracy[1]),
+        equal(guide, ours)[0],
+        _spread([one["to_download_s"] for one in ours]),
+    )
+
+
+def recipe_notes(body: dict[str, Any]) -> str:
+    """What must be said beside the table."""
+    epochs = body["settings"]["epochs"]
+    if list(epochs) >= _FULL:
+        return "The guide ran all of its 20 + 10 epochs."
+    return (
+        f"**The guide ran only {epochs[0]} + {epochs[1]} of its 20 + 10 epochs**: its seconds are extrapolated by the median of its "
+        "later epochs, and its accuracies are those of the fewer epochs."
+    )
+
+
+def steps_rows(body: dict[str, Any]) -> list[Row]:
+    """Train steps."""
+    guide, ours = _parts(body, "guide"), _parts(body, "thaw")
+    if not guide or not ours:
+        return [("step", "images/s")]
+    base = [one["all layers"] for one in guide]
+    rows: list[Row] = [("train step, batch 32", "images/s", "times the guide", "target")]
+    rows.append(("guide, all layers, as Keras 3 runs it", _spread(base), "1", ""))
+    fixed = [one["all, fixed"] for one in guide]
+    rows.append(("guide, all layers, statistics fixed", _spread(fixed), f"{_mean(fixed) / _mean(base):.1f}", ""))
+    for name, target in (("all layers", (2.5, 4.0)), ("cut at b10_add", (10.0, 20.0)), ("cut at b14_add", None)):
+        rates = [one[name] for one in ours]
+        ratio = _mean(rates) / _mean(base)
+        verdict = "" if target is None else f"{target[0]:g}, aim {target[1]:g}: {_verdict(ratio, *target)}"
+        rows.append((f"Thaw, {name}, {ours[0]['precision']}", _spread(rates), f"{ratio:.1f}", verdict))
+    return rows
+
+
+def second_run_rows(body: dict[str, Any]) -> list[Row]:
+    """A second run on the same images."""
+    rows: list[Row] = [
+        ("run", "frozen phase, s", "files to end of that phase, s", "times the first's frozen phase", "target")
+    ]
+    first = _parts(body, "first")
+    for kind in ("first", "other strength", "adam head"):
+        parts = _parts(body, kind)
+        if parts and first:
+            phase = [one["phases"][0]["seconds"] for one in parts]
+            way = [one["prepare_s"] + one["phases_s"] for one in parts]
+            ratio = _mean(one["phases"][0]["seconds"] for one in first) / _mean(phase)
+            verdict = "" if kind == "first" else f"5, aim 20: {_verdict(ratio, 5.0, 20.0)}"
+            rows.append((kind, _spread(phase, 2), _spread(way, 2), f"{ratio:.1f}", verdict))
+    return rows
+
+
+def pipeline_rows(body: dict[str, Any]) -> list[Row]:
+    """Share of the input pipeline."""
+    part = body["parts"].get("live loop")
+    rows: list[Row] = [("live loop", "steps/s", "batches in memory, steps/s", "share", "target")]
+    if part:
+        share = statistics.median(part["live"]) / statistics.median(part["in memory"])
+        verdict = f"0.95, aim 0.98: {_verdict(share, 0.95, 0.98)}"
+        rows.append(
+            ("median of the rounds", _spread(part["live"], 2), _spread(part["in memory"], 2), f"{share:.3f}", verdict)
+        )
+    return rows
+
+
+def extraction_rows(body: dict[str, Any]) -> list[Row]:
+    """Feature extraction."""
+    part = body["parts"].get("train pictures")
+    rows: list[Row] = [
+        ("feature extraction", "from the decoded cache, images/s", "batch in memory, images/s", "share", "target")
+    ]
+    if part:
+        share = statistics.median(part["from cache"]) / statistics.median(part["resident"])
+        verdict = f"0.9, aim 0.97: {_verdict(share, 0.9, 0.97)}"
+        rows.append(
+            (part["precision"], _spread(part["from cache"], 0), _spread(part["resident"], 0), f"{share:.3f}", verdict)
+        )
+    return rows
+
+
+def first_metric_rows(body: dict[str, Any]) -> list[Row]:
+    """Time to the first metric."""
+    rows: list[Row] = [("run", "POST to first metric, s", "whole run, s", "target")]
+    parts, first = _parts(body, "warm"), body["parts"].get("first")
+    if first:
+        rows.append(
+            ("first on these images, trainer warm", f"{first['first_metric_s']:.2f}", f"{first['whole_s']:.1f}", "")
+        )
+    if parts:
+        seconds = [one["first_metric_s"] for one in parts]
+        verdict = f"3, aim 1: {_verdict(-_mean(seconds), -3.0, -1.0)}"
+        rows.append(
+            ("features cached, trainer warm", _spread(seconds, 2), _spread([one["whole_s"] for one in parts]), verdict)
+        )
+    return rows
+
+
+def memory_rows(body: dict[str, Any]) -> list[Row]:
+    """Memory of a large run."""
+    rows: list[Row] = [
+        ("preset", "pictures", "kB each", "trainer, GB", "with its children, GB", "whole run, s", "target")
+    ]
+    for preset, part in body["parts"].items():
+        highest = part["with_children_GB"]
+        verdict = f"3, aim 1.5: {_verdict(-highest, -3.0, -1.5)}"
+        rows.append(
+            (
+                preset,
+                f"{part['pictures']:,}",
+                str(part["picture_kB"]),
+                f"{part['trainer_GB']:.2f}",
+                f"{highest:.2f}",
+                f"{part['whole_s']:.0f}",
+                verdict,
+            )
+        )
+    return rows
+
+
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[Row]]]] = {
+    "recipe": ("From JPEG files to the test score", recipe_rows),
+    "steps": ("Train steps", steps_rows),
+    "second_run": ("A second run on the same images", second_run_rows),
+    "pipeline": ("The input pipeline", pipeline_rows),
+    "extraction": ("Feature extraction", extraction_rows),
+    "first_metric": ("Time to the first metric", first_metric_rows),
+    "memory": ("Memory", memory_rows),
+}

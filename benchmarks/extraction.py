@@ -1,0 +1,20 @@
+"""Features from the decoded cache into the store, against forward passes of the same network on a batch in memory."""
+
+from benchmarks._record import Record, folders_of, options
+from benchmarks._tables import extraction_rows, table
+
+
+def main() -> None:
+    """Measure what is missing and print the table."""
+    arguments = options(__doc__).parse_args()
+    folders = [str(one) for one in folders_of(arguments)]
+    most, rounds = (200, 2) if arguments.quick else (None, 2 * arguments.seeds)
+    settings = {"folders": [one.rpartition("/")[2] for one in folders], "rounds": rounds}
+    record = Record("extraction", arguments, {**settings, "threads": arguments.threads})
+    wanted = {"folders": folders, "most": most, "threads": arguments.threads, "rounds": rounds}
+    record.part("train pictures", "_engine:extraction", **wanted)
+    print(table(extraction_rows(record.body)))
+
+
+if __name__ == "__main__":
+    main()
