@@ -1,6 +1,7 @@
 """What a benchmark writes: one JSON file, filled part by part, so that a run that was stopped goes on where it was."""
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -11,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from core.config import code_version
 
 RESULTS = Path(__file__).parent / "results"
 TRIED = Path(__file__).resolve().parents[1] / "build" / "benchmarks"
-_VERSIONED = ("tensorflow", "keras", "numpy", "scikit-learn", "pillow")
+_VERSIONED = ("tensorflow-cpu", "tensorflow", "keras", "numpy", "scikit-learn", "pillow")
 
 
 def options(description: str | None, *, seeds: int = 3) -> argparse.ArgumentParser:
@@ -72,8 +73,17 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_GB": round(memory / 2**30),
         "system": f"{platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version(), **{one: version(one) for one in _VERSIONED}},
+        "versions": {"python": platform.python_version(), **_versions()},
     }
+
+
+def _versions() -> dict[str, str]:
+    """Name -> version; TensorFlow comes under one of two names."""
+    found = {}
+    for one in _VERSIONED:
+        with contextlib.suppress(PackageNotFoundError):
+            found[one.removesuffix("-cpu")] = version(one)
+    return found
 
 
 class Record:

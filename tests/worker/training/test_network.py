@@ -9,6 +9,8 @@ import pytest
 from core.errors import ConfigInvalid
 from core.training_config import FineTunePhase, Fraction, FrozenPhase, Head, TrainingConfig
 from worker.training.backbones import build_backbone
+from worker.training.learner import logits_of
+from worker.training.materials import live_form
 from worker.training.network import (
     Network,
     build_network,
@@ -241,3 +243,16 @@ def test_a_model_computes_in_bfloat16_only_while_it_is_told_to() -> None:
     assert 0 < np.abs(rough - exact).max() < 0.03 * np.abs(exact).max()
     np.testing.assert_array_equal(np.asarray(network.backbone(x)), exact)
     assert all(weight.dtype == "float32" for weight in network.backbone.weights)
+
+
+@pytest.mark.parametrize(("features", "differ"), [("cached", True), ("live", False)])
+def test_steps_through_the_whole_backbone_are_in_bfloat16_only_where_no_batch_norm_is_left(
+    features: Any, differ: bool
+) -> None:
+    network = build_network(_config(phases=(FrozenPhase(features=features),)), 3)
+    logits = logits_of(network.head, network.head.input)
+    exact, fast = (live_form(network, logits, bfloat16=wanted)(_pictures(), False).numpy() for wanted in (False, True))
+    assert fast.dtype == np.float32
+    assert np.array_equal(exact, fast) != differ
+    np.testing.assert_allclose(fast, exact, atol=0.05 * np.abs(exact).max())
+    assert {weight.dtype for weight in network.backbone.weights} == {"float32"}
