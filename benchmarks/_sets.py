@@ -84,6 +84,22 @@ def read_set(folders: Sequence[Path], seed: int, *, most: int | None = None) -> 
     return PictureSet(title, tuple(names), tuple(paths), np.asarray(labels), np.asarray(splits))
 
 
+def with_fewer(pictures: PictureSet, train: int, seed: int) -> PictureSet:
+    """The set with only `train` training pictures, at least one of each class, and validation pictures in the same proportion.
+
+    The test pictures stay as they are.
+    """
+    kept = np.ones(len(pictures.paths), bool)
+    for split, wanted in ((0, train), (1, max(20, round(train * _VALIDATION / _TRAIN)))):
+        places = np.random.default_rng([seed, split]).permutation(np.flatnonzero(pictures.splits == split))
+        _, first = np.unique(pictures.labels[places], return_index=True)
+        order = [*places[first], *np.delete(places, first)] if split == 0 else places
+        kept[np.asarray(order[max(wanted, len(first) if split == 0 else 0) :], int)] = False
+    which = np.flatnonzero(kept)
+    paths = tuple(pictures.paths[place] for place in which)
+    return PictureSet(pictures.name, pictures.class_names, paths, pictures.labels[which], pictures.splits[which])
+
+
 def write_run_folder(
     folder: Path, pictures: PictureSet, config: Mapping[str, Any], *, cache: Path, threads: int, **settings: Any
 ) -> Path:

@@ -229,6 +229,26 @@ def memory_rows(body: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def presets_rows(body: dict[str, Any]) -> list[Row]:
+    """Settings and sizes: mean test accuracy over seeds, and how often which phase became the model."""
+    rows: list[Row] = [
+        ("set", "settings", "seeds", "frozen, test", "fine-tuned, test", "model, test", "fine-tuned chosen")
+    ]
+    kinds = dict.fromkeys(key.rpartition("/")[0] for key in body["parts"])
+    for kind in kinds:
+        parts = _parts(body, kind)
+        name, _, what = kind.partition("/")
+        by_phase = {
+            phase: [100 * one["test_accuracies"][phase] for one in parts if phase in one["test_accuracies"]]
+            for phase in ("frozen", "fine_tune")
+        }
+        shown = [_spread(values) if values else "" for values in by_phase.values()]
+        model = _spread([100 * one["test_accuracy"] for one in parts])
+        tuned = sum(one["chosen"] == "fine_tune" for one in parts)
+        rows.append((name, what, str(len(parts)), *shown, model, f"{tuned} of {len(parts)}"))
+    return rows
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[Row]]]] = {
     "recipe": ("From JPEG files to the test score", recipe_rows),
     "steps": ("Train steps", steps_rows),
@@ -237,4 +257,5 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[Row]]]] = {
     "extraction": ("Feature extraction", extraction_rows),
     "first_metric": ("Time to the first metric", first_metric_rows),
     "memory": ("Memory", memory_rows),
+    "presets": ("What the settings are worth", presets_rows),
 }

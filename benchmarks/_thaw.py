@@ -10,11 +10,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from benchmarks._sets import read_set, write_run_folder
+from benchmarks._sets import read_set, with_fewer, write_run_folder
 from core.training_config import parse_config
 from worker.training import train as story
 from worker.training.data import DecodedPictures
-from worker.training.evaluate import choose, trained_graph
+from worker.training.evaluate import choose, last_of_each_kind, trained_graph
 from worker.training.events import Speaker
 from worker.training.features import FeatureStore
 from worker.training.layers import PictureResizer
@@ -45,22 +45,27 @@ def open_run(path: Path) -> tuple[Workplace, Ledger]:
     return work, ledger
 
 
-def train(
+def train(  # noqa: PLR0913 - one call, in a process of its own
     folders: Sequence[str],
+    *,
     seed: int,
     most: int | None,
     config: Mapping[str, Any],
     threads: int,
     cache: str | None = None,
     whole: bool = True,
+    fewer: int | None = None,
 ) -> dict[str, Any]:
     """One run, from files to the test score of the network that validation chooses, then on to the checked download.
 
     Args:
         cache: folder of decoded pictures and features; None: an empty one.
         whole: go on to export, its check in a clean process, and the judgement through the exported graph.
+        fewer: training pictures; None: all.
     """
     pictures = read_set([Path(one) for one in folders], seed, most=most)
+    if fewer is not None:
+        pictures = with_fewer(pictures, fewer, seed)
     with tempfile.TemporaryDirectory(prefix="thaw-bench-") as folder:
         where = Path(cache) if cache else Path(folder) / "cache"
         settings = parse_config({**config, "seed": seed}).model_dump(mode="json")
@@ -74,6 +79,12 @@ def train(
         ledger.put_back(work.network, chosen["phase_index"])
         right = _right_on_test(work)
         scored = time.monotonic()
+        accuracies = {chosen["phase"]: float(right.mean())}
+        for result in last_of_each_kind(ledger.state.results).values():
+            if result["phase"] not in accuracies:
+                ledger.put_back(work.network, result["phase_index"])
+                accuracies[result["phase"]] = float(_right_on_test(work).mean())
+        judged = time.monotonic()
         if whole:
             story._finish(work, ledger, {})
         else:
@@ -84,12 +95,13 @@ def train(
             "prepare_s": round(ready - started, 2),
             "phases_s": round(trained - ready, 2),
             "test_s": round(scored - trained, 2),
-            "to_download_s": round(time.monotonic() - scored + trained - started, 2) if whole else None,
+            "to_download_s": round(time.monotonic() - judged + trained - started, 2) if whole else None,
             "phases": ledger.state.results,
             "precision": work.precision,
             "chosen": chosen["phase"],
             "right": [int(one) for one in right],
             "test_accuracy": float(right.mean()),
+            "test_accuracies": accuracies,
         }
 
 

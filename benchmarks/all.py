@@ -9,6 +9,7 @@ import sys
 from benchmarks._tables import TABLES
 
 _WITHOUT_FOLDERS = {"steps", "memory"}
+_ASIDE = {"presets"}  # hours, and no question of speed: run by itself
 
 
 def main() -> None:
@@ -18,7 +19,7 @@ def main() -> None:
         print(__doc__)
         return
     options = [one for position, one in enumerate(given) if one.startswith("-") or given[position - 1] == "--seeds"]
-    for name in reversed(TABLES):
+    for name in (one for one in reversed(TABLES) if one not in _ASIDE):
         print(f"== {name}", flush=True)
         arguments = options if name in _WITHOUT_FOLDERS else given
         subprocess.run([sys.executable, "-m", "benchmarks", name, *arguments], check=True)

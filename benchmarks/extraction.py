@@ -8,7 +8,7 @@ def main() -> None:
     """Measure what is missing and print the table."""
     arguments = options(__doc__).parse_args()
     folders = [str(one) for one in folders_of(arguments)]
-    most, rounds = (200, 2) if arguments.quick else (None, 2 * arguments.seeds)
+    most, rounds = (120, 2) if arguments.quick else (None, 2 * arguments.seeds)
     settings = {"folders": [one.rpartition("/")[2] for one in folders], "rounds": rounds}
     record = Record("extraction", arguments, {**settings, "threads": arguments.threads})
     wanted = {"folders": folders, "most": most, "threads": arguments.threads, "rounds": rounds}

@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--preset", default="quick")
     arguments = parser.parse_args()
     folders = folders_of(arguments)
-    most = 200 if arguments.quick else None
+    most = 120 if arguments.quick else None
     runs = 1 if arguments.quick else arguments.seeds
     settings = {"folders": [one.name for one in folders], "most": most, "preset": arguments.preset}
     record = Record("first_metric", arguments, settings)

@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--preset", action="append", help="default: quick and standard")
     parser.add_argument("--where", type=Path, help="folder for the pictures; default: the system's temporary folder")
     arguments = parser.parse_args()
-    count = 300 if arguments.quick else arguments.count
+    count = 120 if arguments.quick else arguments.count
     presets = arguments.preset or ["quick", "standard"]
     record = Record("memory", arguments, {"count": count, "threads": arguments.threads})
     missing = [preset for preset in presets if preset not in record.body["parts"]]

@@ -8,7 +8,7 @@ def main() -> None:
     """Measure what is missing and print the table."""
     arguments = options(__doc__).parse_args()
     folders = [str(one) for one in folders_of(arguments)]
-    most, steps, rounds = (200, 4, 2) if arguments.quick else (1200, 20, 2 * arguments.seeds)
+    most, steps, rounds = (120, 3, 2) if arguments.quick else (1200, 20, 2 * arguments.seeds)
     settings = {"folders": [one.rpartition("/")[2] for one in folders], "steps": steps, "rounds": rounds}
     record = Record("pipeline", arguments, {**settings, "threads": arguments.threads})
     wanted = {"folders": folders, "most": most, "threads": arguments.threads, "steps": steps, "rounds": rounds}

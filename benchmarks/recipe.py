@@ -26,7 +26,7 @@ def main() -> None:
     folders = [str(one) for one in folders_of(arguments)]
     epochs, seeds, most = tuple(arguments.epochs), arguments.seeds, None
     if arguments.quick:
-        epochs, seeds, most = (2, 1), 1, 330
+        epochs, seeds, most = (2, 1), 1, 120
     settings = {"folders": [one.rpartition("/")[2] for one in folders], "epochs": epochs, "most": most}
     record = Record("recipe", arguments, {**settings, "threads": arguments.threads})
     for seed in range(seeds):

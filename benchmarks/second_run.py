@@ -19,7 +19,7 @@ def main() -> None:
     """Measure what is missing and print the table."""
     arguments = options(__doc__).parse_args()
     folders = [str(one) for one in folders_of(arguments)]
-    most, seeds = (200, 1) if arguments.quick else (None, arguments.seeds)
+    most, seeds = (120, 1) if arguments.quick else (None, arguments.seeds)
     settings = {"folders": [one.rpartition("/")[2] for one in folders], "most": most, "threads": arguments.threads}
     record = Record("second_run", arguments, settings)
     first = PRESETS["quick"].config.model_dump(mode="json")

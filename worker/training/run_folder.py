@@ -135,7 +135,7 @@ def read_run_folder(path: Path) -> RunFolder:
         code_version=str(data.get("code_version", "unknown")),
         config=config,
         class_names=names,
-        pictures=_read_pictures(path / data["images"], names),
+        pictures=_read_pictures(path / data["images"], len(names)),
         decoded_cache=path / data.get("decoded_cache", "cache/decoded"),
         feature_store=path / data.get("feature_store", "cache/features"),
         cache_limit_bytes=int(data.get("cache_limit_bytes", _DEFAULT_LIMIT)),
@@ -165,24 +165,17 @@ def read_run_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _read_pictures(path: Path, names: tuple[str, ...]) -> PictureList:
+def _read_pictures(path: Path, n_classes: int) -> PictureList:
     if not path.is_file():
         raise PicturesUnreadable(f"The list of pictures {path.name} is missing from the run folder.")
     try:
         with path.open(encoding="utf-8") as lines:
-            pictures = PictureList((json.loads(line) for line in lines if line.strip()), len(names))
+            pictures = PictureList((json.loads(line) for line in lines if line.strip()), n_classes)
     except (ValueError, KeyError, TypeError) as error:
         raise PicturesUnreadable(f"{path.name} has a line that is not a picture: {error!r}.") from error
     for split in SPLITS:
         if not len(pictures.of_split(split)):
             raise PicturesUnreadable(f"The {split} split has no picture. Every split needs at least one.")
-    seen = np.bincount(pictures.labels[pictures.of_split("train")], minlength=len(names))
-    unseen = [name for name, count in zip(names, seen, strict=True) if not count]
-    if unseen:
-        raise PicturesUnreadable(
-            f'Nothing to learn from: the class "{unseen[0]}" has no picture in the train split'
-            f"{f' (nor have {len(unseen) - 1} others)' if len(unseen) > 1 else ''}. Every class needs at least one."
-        )
     return pictures
 
 

@@ -41,13 +41,6 @@ def test_a_split_without_pictures_is_refused(tmp_path: Path) -> None:
         read_run_folder(path)
 
 
-def test_a_class_without_training_pictures_is_refused_by_its_name(tmp_path: Path) -> None:
-    path = make_run_folder(tmp_path / "run")
-    write_images(path, [row for row in read_images(path) if (row["split"], row["label"]) != ("train", 2)])
-    with pytest.raises(PicturesUnreadable, match='"blue cross" has no picture in the train split'):
-        read_run_folder(path)
-
-
 def test_a_label_without_class_name_is_refused(tmp_path: Path) -> None:
     path = make_run_folder(tmp_path / "run")
     write_images(path, [{**row, "label": 3} for row in read_images(path)])

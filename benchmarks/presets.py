@@ -1,0 +1,82 @@
+"""What the presets' settings are worth: test accuracy of each change of the preset standard, set by set and over seeds.
+
+    python -m benchmarks presets [FOLDER ...] [--seeds 3] [--sizes]
+
+Each folder is a set of its own. Decoded pictures and features are shared by the runs of one call, so it is quick after the first. With
+--sizes the folders are joined, and standard is trained on 60 to 1,000 of their training pictures. Accuracy does not depend on how busy the
+machine is.
+"""
+
+import copy
+import tempfile
+from typing import Any
+
+from benchmarks._record import Record, folders_of, options
+from benchmarks._tables import presets_rows, table
+from core.presets import PRESETS
+
+SIZES = (60, 150, 300, 600, 1000)
+
+
+def variants() -> dict[str, dict[str, Any]]:
+    """Name -> settings: the three presets, and standard with one thing changed."""
+    standard = PRESETS["standard"].config.model_dump(mode="json")
+
+    def changed(**changes: Any) -> dict[str, Any]:
+        config = copy.deepcopy(standard)
+        tuned = config["phases"][1]
+        for name, value in changes.items():
+            if name == "rate":
+                tuned["optimizer"]["learning_rate"] = value
+            elif name in tuned:
+                tuned[name] = value
+            else:
+                config[name] = value
+        return config
+
+    return {
+        "standard": standard,
+        "best": PRESETS["best"].config.model_dump(mode="json"),
+        "rate 1e-4": changed(rate=1e-4),
+        "rate 1e-3": changed(rate=1e-3),
+        "cut at b14_add": changed(unfreeze_from="b14_add"),
+        "cut at b7_add": changed(unfreeze_from="b7_add"),
+        "1 view": changed(views=1),
+        "8 views": changed(views=8),
+        "16 epochs": changed(epochs=16),
+        "no label smoothing": changed(label_smoothing=0.0),
+        "no moving average": changed(ema_decay=0.0),
+        "neither": changed(label_smoothing=0.0, ema_decay=0.0),
+        "no class weights": changed(class_weights="none"),
+    }
+
+
+def main() -> None:
+    """Measure what is missing and print the table."""
+    parser = options(__doc__)
+    parser.add_argument("--sizes", action="store_true", help="training-set sizes instead of settings")
+    parser.add_argument("--only", action="append", help="these variants alone, by name")
+    arguments = parser.parse_args()
+    folders, most = folders_of(arguments), 120 if arguments.quick else None
+    seeds = 1 if arguments.quick else arguments.seeds
+    settings = {"threads": arguments.threads, "most": most}
+    record = Record("presets", arguments, settings)
+    chosen = {name: config for name, config in variants().items() if not arguments.only or name in arguments.only}
+    with tempfile.TemporaryDirectory(prefix="thaw-bench-cache-") as cache:
+        same = {"most": most, "threads": arguments.threads, "cache": cache, "whole": False}
+        for seed in range(seeds):
+            if arguments.sizes:
+                joined, standard = [str(one) for one in folders], variants()["standard"]
+                for size in SIZES:
+                    key = f"joined/{size} training pictures/{seed}"
+                    record.part(key, "_thaw:train", **same, folders=joined, seed=seed, config=standard, fewer=size)
+                continue
+            for folder in folders:
+                for name, config in chosen.items():
+                    key = f"{folder.name}/{name}/{seed}"
+                    record.part(key, "_thaw:train", **same, folders=[str(folder)], seed=seed, config=config)
+    print(table(presets_rows(record.body)))
+
+
+if __name__ == "__main__":
+    main()
