@@ -17,7 +17,6 @@ def run_worker(settings: Settings, queues: tuple[str, ...]) -> int:
     with opened_place(settings, queues) as place:
         if queues == ("train",):
             supervisor = Supervisor(place)
-            supervisor.prepare()
             try:
                 return work(place, {"train": supervisor.task})
             finally:

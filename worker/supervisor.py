@@ -59,12 +59,8 @@ class Supervisor:
                 return
             with self._place.at_work(), about(run_id=held.id):
                 Attempt(self._place, self._spare, held).run()
-            self.prepare()
-
-    def prepare(self) -> None:
-        """Have a spare waiting, for the first run too; from the thread that lives as long as the process."""
-        if not self._place.stopping:
-            self._spare.prepare()
+            if not self._place.stopping:
+                self._spare.prepare()  # where the run ended before its first epoch
 
     def close(self) -> None:
         """Kill the spare."""

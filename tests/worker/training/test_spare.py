@@ -7,7 +7,7 @@ import pytest
 from core.training_config import TrainingConfig, parse_config
 from tests.worker.training.run_folders import TINY, make_run_folder
 from worker.training import spare
-from worker.training.network import Network, build_network
+from worker.training.network import Network, Start, build_network
 from worker.training.spare import Ready
 
 
@@ -24,9 +24,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[TrainingConfig]:
     """Every config that a network was built for."""
     configs = []
 
-    def build(config: TrainingConfig, n_classes: int) -> Network:
+    def build(config: TrainingConfig, n_classes: int, start: Start | None = None) -> Network:
         configs.append(config)
-        return build_network(config, n_classes)
+        return build_network(config, n_classes, start)
 
     monkeypatch.setattr(spare, "build_network", build)
     return configs
