@@ -14,7 +14,8 @@ from core.tables import TrainedModel
 from worker.hold import Hold
 from worker.workplace import Workplace
 
-DOCUMENTS = ("layers", "evaluation", "result")
+DOCUMENTS = ("layers", "evaluation")
+LATER_DOCUMENTS = ("neighbours",)  # a trainer of an earlier version leaves none
 
 
 def model_key(run_id: str, attempt: int) -> str:
@@ -36,8 +37,9 @@ def harvest(place: Workplace, hold: Hold, folder: Path, result_name: str) -> Non
         _store(place, key, folder / "model", hold.keep)
         hold.keep()
         exports = [_export(folder / "model", key, told) for told in result["exports"]]
-        documents = {kind: _read(folder / f"{kind}.json") for kind in DOCUMENTS if kind != "result"}
-        documents["result"] = result
+        documents = {kind: _read(folder / f"{kind}.json") for kind in DOCUMENTS}
+        later = [kind for kind in LATER_DOCUMENTS if (folder / f"{kind}.json").is_file()]
+        documents |= {kind: _read(folder / f"{kind}.json") for kind in later} | {"result": result}
 
         def finish(session: Any) -> None:
             success = Success(result["summary"], documents, _lines(folder / "predictions.jsonl"), exports, key)

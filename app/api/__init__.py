@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.api import account, datasets, live, models, previews, runs, system, tus, uploads, weights
+from app.api import account, datasets, judging, live, models, previews, runs, system, tus, uploads, weights
 
 routers: list[APIRouter] = [
     system.router,
@@ -14,7 +14,9 @@ routers: list[APIRouter] = [
     tus.router,
     previews.router,
     runs.router,
+    judging.router,
     live.router,
     models.router,
+    judging.model_router,
     weights.router,
 ]

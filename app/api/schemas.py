@@ -604,6 +604,40 @@ class PredictionOut(BaseModel):
     thumbnail_url: str | None
 
 
+class Box(BaseModel):
+    """A box as shares of a picture's width and height, from its upper left corner."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class PixelBox(BaseModel):
+    """A box in pixels of the upright original."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+class HeatmapOut(BaseModel):
+    """Where a model looked (Grad-CAM), as PNG data URLs of the picture as the model sees it.
+
+    `seen` is that picture, `picture` the same in colour only where the answer rested. `box` is rough: the largest connected part of at
+    least half the strongest evidence; null where nothing spoke for the class.
+    """
+
+    class_name: str
+    probability: float
+    picture: str
+    seen: str
+    box: Box | None
+    box_pixels: PixelBox | None
+    caption: str
+
+
 class ComparedRun(BaseModel):
     """One run beside others."""
 

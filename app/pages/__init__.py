@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.pages import account, compare, datasets, gate, home, models, new_run, runs, sending, system
+from app.pages import account, compare, datasets, gate, home, looking, models, new_run, runs, sending, system
 
 # new_run and compare before runs: /runs/new is not a run's id
 routers: list[APIRouter] = [
@@ -11,6 +11,7 @@ routers: list[APIRouter] = [
     sending.router,
     new_run.router,
     compare.router,
+    looking.router,
     runs.router,
     models.router,
     system.router,

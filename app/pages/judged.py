@@ -1,13 +1,15 @@
 """A finished run as people judge it: what helped, who is taken for whom, which pictures, whether its confidence can be believed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app.pages.robustness_card import RobustnessCard, robustness_card
+from app.pages.score_charts import ClassCurves, Reliability, Thresholds, class_curves, reliabilities, threshold_chart
 from app.wording import scale_from, wilson
-from core.catalog import PredictionWish, images_by_id, predictions
+from core.catalog import PredictionWish, images_by_id, predictions, run_document
 from core.errors import FieldProblem, InputInvalid
 from core.tables import Prediction, Run, VersionImage
 
@@ -23,7 +25,7 @@ CLASS_SORTS = ("class_name", "support", "precision", "recall", "f1", "missed", "
 
 @dataclass(frozen=True)
 class PhaseScore:
-    """The test score of the last phase of one kind."""
+    """The test score of the last phase of one kind; `groups` where the interval was made by drawing whole groups."""
 
     kind: str
     accuracy: float
@@ -31,16 +33,22 @@ class PhaseScore:
     right: int
     loss: float | None
     chosen: bool
+    groups: int | None = None
+    macro_f1: float | None = None
+    weighted_f1: float | None = None
+    top_k: Sequence[tuple[int, float]] = ()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What fine-tuning did, as a head and the facts under it."""
+    """What fine-tuning did, as a head and the facts under it; `points`: difference of the accuracies in per cent points."""
 
     head: str
     gained: int | None = None
     lost: int | None = None
     p_value: float | None = None
+    points: float | None = None
+    points_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,15 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
+class Lookalike:
+    """A training picture that a test picture looks like; not `present` once its dataset is deleted."""
+
+    image_id: str
+    class_name: str
+    present: bool
+
+
+@dataclass(frozen=True)
 class Shown:
     """A picture with what was said of it; `place` is None once its dataset is deleted."""
 
@@ -100,6 +117,7 @@ class Shown:
     place: VersionImage | None
     true_name: str
     predicted_name: str
+    alike: Sequence[Lookalike] = ()
 
 
 @dataclass(frozen=True)
@@ -112,27 +130,6 @@ class ChosenCell:
     predicted_name: str
     pictures: Sequence[Shown]
     more: bool
-
-
-@dataclass(frozen=True)
-class CalibrationBin:
-    """Pictures whose confidence falls between two bounds: how sure, and how often right."""
-
-    low: float
-    high: float
-    count: int
-    confidence: float
-    accuracy: float
-    interval: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Whether 90 % means 90 of 100."""
-
-    ece: float
-    temperature: float | None
-    bins: Sequence[CalibrationBin]
 
 
 @dataclass(frozen=True)
@@ -157,7 +154,11 @@ class Judged:
     mistakes_total: int
     next_cursor: str | None
     cell: ChosenCell | None
-    calibration: Calibration | None
+    reliability: Sequence[Reliability]
+    temperature: float | None
+    thresholds: Thresholds | None
+    curves: ClassCurves | None
+    robustness: RobustnessCard | None
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,7 @@ class JudgeWish:
     predicted_label: int | None = None
     cursor: str = ""
     class_sort: str = ""
+    curve: str = ""
 
 
 def judge(session: Session, run: Run, evaluation: Mapping[str, Any], looks: int, wish: JudgeWish) -> Judged:
@@ -196,6 +198,7 @@ def judge(session: Session, run: Run, evaluation: Mapping[str, Any], looks: int,
         PredictionWish(phase=phase, wrong_only=True, limit=MISTAKES, cursor=wish.cursor or None),
     )
     total = sum(map(sum, counts))
+    calibration = found.get("calibration") or {}
     return Judged(
         phase=phase,
         chosen_phase=chosen,
@@ -211,11 +214,15 @@ def judge(session: Session, run: Run, evaluation: Mapping[str, Any], looks: int,
         classes=classes[:MOST_CLASSES],
         class_scale=scale_from([one.recall_interval for one in classes] + [one.precision_interval for one in classes]),
         class_sort=class_sort,
-        mistakes=_shown(session, run, names, page.items),
+        mistakes=_with_lookalikes(session, run, _shown(session, run, names, page.items)),
         mistakes_total=total - sum(counts[index][index] for index in range(len(names))),
         next_cursor=page.next_cursor,
         cell=_cell(session, run, names, phase, wish),
-        calibration=_calibration(found.get("calibration")),
+        reliability=reliabilities(calibration) if calibration else [],
+        temperature=calibration.get("temperature"),
+        thresholds=threshold_chart(found.get("thresholds")),
+        curves=class_curves(found, wish.curve),
+        robustness=robustness_card(evaluation.get("robustness"), total) if phase == chosen else None,
     )
 
 
@@ -223,7 +230,18 @@ def _phase_score(kind: str, found: Mapping[str, Any], chosen: bool) -> PhaseScor
     low, high = found["accuracy_interval"]
     counts = found["confusion_matrix"]["counts"]
     right = sum(row[index] for index, row in enumerate(counts))
-    return PhaseScore(kind, found["accuracy"], (low, high), right, found.get("loss"), chosen)
+    return PhaseScore(
+        kind,
+        found["accuracy"],
+        (low, high),
+        right,
+        found.get("loss"),
+        chosen,
+        groups=found.get("groups") if found.get("interval_method") == "cluster_bootstrap" else None,
+        macro_f1=found.get("macro_f1"),
+        weighted_f1=found.get("weighted_f1"),
+        top_k=[(one["k"], one["accuracy"]) for one in found.get("top_k", ())],
+    )
 
 
 def verdict_of(scores: Sequence[PhaseScore], comparison: Mapping[str, Any] | None, count: int) -> Verdict:
@@ -237,7 +255,10 @@ def verdict_of(scores: Sequence[PhaseScore], comparison: Mapping[str, Any] | Non
     else:
         wide = max(one.interval[1] - one.interval[0] for one in scores) > TOO_WIDE
         head = "Too few test pictures to tell" if count < 20 or wide else "No difference shown"
-    return Verdict(head, gained, lost, p_value)
+    if "difference" not in comparison:  # an evaluation of an earlier version
+        return Verdict(head, gained, lost, p_value)
+    low, high = comparison["difference_interval"]
+    return Verdict(head, gained, lost, p_value, comparison["difference"] * 100, (low * 100, high * 100))
 
 
 def matrix_rows(names: Sequence[str], counts: Sequence[Sequence[int]], most: int = MOST_MATRIX) -> list[MatrixRow]:
@@ -328,6 +349,29 @@ def _shown(session: Session, run: Run, names: Sequence[str], found: Sequence[Pre
     return [Shown(one, places.get(one.image_id), names[one.true_label], names[one.predicted_label]) for one in found]
 
 
+def _with_lookalikes(session: Session, run: Run, mistakes: Sequence[Shown]) -> list[Shown]:
+    document = run_document(session, run.id, "neighbours")
+    found = lookalikes(session, run, document, [one.prediction.image_id for one in mistakes])
+    return [replace(one, alike=found.get(one.prediction.image_id, ())) for one in mistakes]
+
+
+def lookalikes(
+    session: Session, run: Run, document: Mapping[str, Any] | None, image_ids: Sequence[str]
+) -> dict[str, list[Lookalike]]:
+    """The nearest training pictures of these test pictures, from the document `neighbours`: picture id -> pictures."""
+    nearest = (document or {}).get("nearest", {})
+    rows = {one: nearest[one] for one in image_ids if one in nearest}
+    names = (document or {}).get("class_names", [])
+    places = images_by_id(session, run.dataset_version_id, [other for row in rows.values() for other, *_ in row])
+    return {
+        one: [
+            Lookalike(other, names[label] if label < len(names) else str(label), other in places)
+            for other, label, _ in row
+        ]
+        for one, row in rows.items()
+    }
+
+
 def _cell(session: Session, run: Run, names: Sequence[str], phase: str, wish: JudgeWish) -> ChosenCell | None:
     true, said = wish.true_label, wish.predicted_label
     if true is None or said is None:
@@ -339,17 +383,3 @@ def _cell(session: Session, run: Run, names: Sequence[str], phase: str, wish: Ju
     page = predictions(session, run.id, asked)
     pictures = _shown(session, run, names, page.items)
     return ChosenCell(true, said, names[true], names[said], pictures, page.next_cursor is not None)
-
-
-def _calibration(found: Mapping[str, Any] | None) -> Calibration | None:
-    if not found:
-        return None
-    bins = [_bin(one) for one in found.get("bins", ()) if one["count"]]
-    return Calibration(float(found["ece"]), found.get("temperature"), bins)
-
-
-def _bin(one: Mapping[str, Any]) -> CalibrationBin:
-    count, accuracy = int(one["count"]), float(one["accuracy"])
-    low, high = one.get("low", one.get("lower", 0.0)), one.get("high", one.get("upper", 1.0))
-    pair = wilson(accuracy * count, count)
-    return CalibrationBin(low, high, count, float(one.get("confidence", (low + high) / 2)), accuracy, pair)

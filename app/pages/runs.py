@@ -59,6 +59,7 @@ class Cell:
     said: int | None = None
     cursor: str = ""
     classes: str = ""
+    curve: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,8 @@ def show(
     """One run."""
     run = find_run(session, person.id, run_id)
     return render(
-        request, run_view(session, run, JudgeWish(cell.phase, cell.true, cell.said, cell.cursor, cell.classes))
+        request,
+        run_view(session, run, JudgeWish(cell.phase, cell.true, cell.said, cell.cursor, cell.classes, cell.curve)),
     )
 
 

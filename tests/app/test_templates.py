@@ -6,11 +6,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from app import templating
 from app.main import create_app
 from core.config import Settings
+from core.tables import Prediction
 from tests.app.pages.furnished import Furnished, empty_house, furnish
 
 ORIGIN = {"Origin": "http://testserver", "Sec-Fetch-Site": "same-origin"}
@@ -158,11 +160,26 @@ def test_the_estimate_of_a_card_is_sound(browser: TestClient, furnished: Furnish
     assert "runs/_estimate.html" in rendered
 
 
+def test_where_it_looked_is_sound_also_when_nobody_answers(
+    browser: TestClient, furnished: Furnished, rendered: set[str]
+) -> None:
+    with browser.app.state.house.database.read() as session:  # type: ignore[attr-defined]
+        image_id = session.scalar(select(Prediction.image_id).where(Prediction.run_id == furnished.done))
+    page = checked(browser.get(f"/runs/{furnished.done}/heatmaps/{image_id}"))
+    assert "did not answer in time" in page
+    assert "It looked like these training pictures" in page
+    files = [("images", ("a <b>.jpg", b"x", "image/jpeg"))]
+    page = checked(browser.post(f"/models/{furnished.model}/heatmap", files=files, headers=ORIGIN))
+    assert "a &lt;b&gt;.jpg" in page
+    assert {"runs/heatmap.html", "models/heatmaps.html"} <= rendered
+
+
 def test_no_template_was_left_out(browser: TestClient, furnished: Furnished, rendered: set[str]) -> None:
     test_every_page_of_a_furnished_house_is_sound(browser, furnished, rendered)
     test_the_login_page_is_sound(furnished, rendered)
     test_answers_of_the_model_are_sound_with_and_without_the_page(browser, furnished, rendered)
     test_the_estimate_of_a_card_is_sound(browser, furnished, rendered)
+    test_where_it_looked_is_sound_also_when_nobody_answers(browser, furnished, rendered)
     root = templating.TEMPLATES
     assert {str(one.relative_to(root)) for one in root.rglob("*.html")} - rendered == set()
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from core.errors import NotFound
+from core.errors import NotFound, ThawError
 from core.storage import Storage
 from worker.training.pictures import Pixels
 
@@ -21,6 +21,10 @@ WEIGHT_COPIES = 2
 GRAPH_BYTES = 40_000_000
 # At once through the network: a batch is resized as float32, so 16 megapixels cost about 200 MB.
 BATCH_PIXELS = 16_000_000
+
+
+class NoHeatmap(ThawError):
+    """This model was exported without what a heat map needs."""
 
 
 def warm_up() -> None:
@@ -52,6 +56,18 @@ class LoadedModel:
             for index, row in zip(batch, found, strict=True):
                 answers[index] = row
         return [answer for answer in answers if answer is not None]
+
+    def explain(self, resized: Pixels, label: int) -> npt.NDArray[np.float32]:
+        """Where the model looked for a class, see `worker.training.explain`: uint8 [H, W, 3] -> float32 [h, w].
+
+        Raises:
+            NoHeatmap: it was exported by a version that knew no heat maps.
+        """
+        explain = getattr(self._module, "explain", None)
+        if explain is None:
+            raise NoHeatmap("This model was made before there were heat maps. Train it again to see where it looks.")
+        found: npt.NDArray[np.float32] = explain(tf.constant(resized[None]), tf.constant([label], tf.int32)).numpy()[0]
+        return found
 
 
 def batches(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:

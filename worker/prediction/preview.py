@@ -16,7 +16,8 @@ VARIANTS = 9
 
 
 @functools.lru_cache(maxsize=8)
-def _resizer(height: int, width: int, mode: ResizeMode) -> PictureResizer:
+def resizer(height: int, width: int, mode: ResizeMode) -> PictureResizer:
+    """The one resize, traced once for each size and mode."""
     return PictureResizer((height, width), mode)
 
 
@@ -31,14 +32,15 @@ def augmented(pixels: Pixels, question: dict[str, Any]) -> list[str]:
         Nine PNG files in base64, of `image_size`.
     """
     height, width = question["image_size"]
-    resized = _resizer(height, width, question["resize"])(pixels)
+    resized = resizer(height, width, question["resize"])(pixels)
     layer = AugmentationLayer(Augmentation.model_validate(question["augmentation"]))
     seeds = picture_seeds(int(question["seed"]), 0, np.arange(VARIANTS))
     variants = np.asarray(layer(np.repeat(resized[None], VARIANTS, axis=0), seeds))
-    return [_png(variant) for variant in variants]
+    return [png(variant) for variant in variants]
 
 
-def _png(pixels: Pixels) -> str:
+def png(pixels: Pixels) -> str:
+    """A PNG file in base64."""
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG", compress_level=1)
     return base64.b64encode(out.getvalue()).decode()

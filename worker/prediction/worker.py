@@ -8,7 +8,8 @@ from typing import Any
 from core.errors import NotFound
 from core.estimates import SPEEDS_LAST, speeds_name
 from core.queue import find_note, give_answer, keep_note, redis_client, take_pictures
-from worker.prediction.models import ModelShelf, as_rows
+from worker.prediction.heatmap import heatmap
+from worker.prediction.models import ModelShelf, NoHeatmap, as_rows
 from worker.prediction.preview import augmented
 from worker.prediction.timings import TimingAsked, Timings
 from worker.training.pictures import PictureLimits, PictureRefused, Pixels, decode
@@ -60,7 +61,7 @@ class PredictionWorker:
         Returns:
             The answer, or `{"error": sentence}`.
         """
-        kinds = {"predict": self._predict, "augment": self._augment}
+        kinds = {"predict": self._predict, "augment": self._augment, "heatmap": self._heatmap}
         kind = kinds.get(str(question.get("kind")))
         if kind is None:
             allowed = ", ".join([*kinds, "estimate"])
@@ -69,7 +70,7 @@ class PredictionWorker:
             }
         try:
             return kind(question, pictures)
-        except NotFound as error:
+        except (NotFound, NoHeatmap) as error:
             return {"error": error.message}
 
     def _predict(self, question: dict[str, Any], pictures: Sequence[bytes]) -> dict[str, Any]:
@@ -79,6 +80,14 @@ class PredictionWorker:
         good = [one for one in decoded if not isinstance(one, str)]
         rows = iter(as_rows(model.probabilities(good), question["class_names"]))
         return {"predictions": [{"error": one} if isinstance(one, str) else next(rows) for one in decoded]}
+
+    def _heatmap(self, question: dict[str, Any], pictures: Sequence[bytes]) -> dict[str, Any]:
+        """Where a model looked: `{storage_key, class_names, image_size, resize, blob_key or a picture, label}` -> see `heatmap`."""
+        key = question.get("blob_key")
+        pixels = self._decoded(self._blob(str(key)) if key else pictures[0])
+        if isinstance(pixels, str):
+            return {"error": pixels}
+        return heatmap(self._shelf.get(str(question["storage_key"])), pixels, question)
 
     def _augment(self, question: dict[str, Any], _: Sequence[bytes]) -> dict[str, Any]:
         """`{blob_key, image_size, resize, augmentation, seed}` -> `{"pictures": [nine PNG files in base64]}`."""

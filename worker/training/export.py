@@ -23,6 +23,7 @@ import tensorflow as tf
 from core.backbones import BACKBONES
 from core.errors import ThawError
 from core.training_config import TrainingConfig
+from worker.training.explain import explaining
 from worker.training.golden import (
     CHECKED_PICTURES,
     GOLDEN_PICTURES,
@@ -129,7 +130,7 @@ def export_model(
     reference = Reference(inference_model(network), config)
     saved = folder / "saved_model"
     shutil.rmtree(saved, ignore_errors=True)
-    write_saved_model(reference, saved)
+    write_saved_model(reference, saved, explaining(network))
     checked = spread(test_pictures, CHECKED_PICTURES)
     with tempfile.TemporaryDirectory(prefix="export-", dir=folder) as temporary:
         package = Path(temporary)
@@ -143,8 +144,11 @@ def export_model(
     return ExportResult("saved_model", size, digest, agreement)
 
 
-def write_saved_model(reference: Reference, folder: Path) -> None:
-    """Write the SavedModel: `serving_default`, `serving_resized`, `serving_bytes`, each giving `probabilities`."""
+def write_saved_model(reference: Reference, folder: Path, explain: Any) -> None:
+    """Write the SavedModel: `serving_default`, `serving_resized`, `serving_bytes`, each giving `probabilities`.
+
+    `explain` (see `worker.training.explain`) goes with it as a function of the module, which is no signature.
+    """
     model, resizer, size = reference.model, reference.resizer, reference.image_size
 
     def resized(images: Any) -> dict[str, Any]:
@@ -170,6 +174,7 @@ def write_saved_model(reference: Reference, folder: Path) -> None:
     module.weights = [variable.value for variable in model.variables]
     functions = {name: tf.function(call, input_signature=[spec]) for name, (call, spec) in signatures.items()}
     module.functions = functions
+    module.explain = explain
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # it answers, it does not learn
     tf.saved_model.save(module, str(folder), signatures=functions, options=options)
 

@@ -148,6 +148,12 @@ def pooled(network: Network, part: keras.Model | None = None) -> keras.Model:
     return keras.Model(part.input, vector, name=f"{part.name}_pooled")
 
 
+def plain_pooled(work: Workplace) -> Extractor:
+    """The pooled features of the whole backbone on plain pictures, by the network as it stands: what a frozen phase stores."""
+    frozen = pooled(work.network)
+    return _extractor(work, frozen, _fast_form(work, frozen) if work.wants_bfloat16 else None, views=1)
+
+
 def _stored(
     work: Workplace,
     phase: FrozenPhase | FineTunePhase,

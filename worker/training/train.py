@@ -15,10 +15,10 @@ from core.training_config import FrozenPhase
 from worker.training import statistics
 from worker.training.data import DecodedPictures
 from worker.training.evaluate import (
-    Judged,
+    BATCH,
+    Answer,
     ask,
     choose,
-    evaluation,
     exported_graph,
     last_of_each_kind,
     trained_graph,
@@ -27,16 +27,19 @@ from worker.training.evaluate import (
 from worker.training.events import Place, Progress, Speaker
 from worker.training.export import ExportResult, export_model
 from worker.training.features import FeatureStore
+from worker.training.judgement import Judged, evaluation
 from worker.training.layers import PictureResizer
 from worker.training.ledger import Ledger, check_reserve, every_variable
 from worker.training.logistic_phase import run_logistic
 from worker.training.machine import device, machine, prepare_tensorflow, versions
 from worker.training.materials import Workplace, make_setup
+from worker.training.neighbours import neighbours
 from worker.training.network import Start, layer_summary, set_trainable
 from worker.training.orders import Orders
 from worker.training.phases import PhaseRun
 from worker.training.pictures import decode
 from worker.training.precision import computes_in_bfloat16
+from worker.training.robustness import CHANGES, robustness, sample
 from worker.training.run_folder import RunFolder
 from worker.training.spare import READY
 from worker.training.telling import (
@@ -165,14 +168,17 @@ def _finish(work: Workplace, ledger: Ledger, seconds: dict[str, float]) -> None:
     work.speaker.log(export_checked(exported.as_json()))
     seconds["export"] = time.monotonic() - started
     started = time.monotonic()
-    answers = {chosen["phase"]: ask(work, exported_graph(model / "saved_model"), "Asking the exported model")}
+    exported_answer = exported_graph(model / "saved_model")
+    answers = {chosen["phase"]: ask(work, exported_answer, "Asking the exported model")}
     _write_weights(work, model, chosen["phase"])
     for kind, result in kinds.items():
         if kind != chosen["phase"]:
             ledger.put_back(work.network, result["phase_index"])
             answers[kind] = ask(work, trained_graph(work.network), "Asking the other phase's network")
             _write_weights(work, model, kind)
-    found = _write_judgement(work, answers, chosen["phase"])
+    card = _robustness(work, exported_answer)
+    _write_json(work.folder.path / "neighbours.json", _neighbours(work, ledger, answers[chosen["phase"]]))
+    found = _write_judgement(work, answers, chosen["phase"], card)
     work.speaker.log(judged(found, chosen["phase"]))
     work.store.finish()
     work.pictures.finish()
@@ -208,12 +214,56 @@ def _write_weights(work: Workplace, model: Path, kind: str) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def _write_judgement(work: Workplace, answers: Mapping[str, Judged], chosen: str) -> dict[str, Any]:
+def _robustness(work: Workplace, answer: Answer) -> dict[str, Any]:
+    """The robustness card of the exported graph."""
+    test = work.positions("test")
+    places = sample(work.labels("test"))
+    total = len(places) * (len(CHANGES) + 1)
+    progress = Progress(work.speaker, Place("evaluate", message="Trying the test pictures made worse"), total, total)
+    done = 0
+
+    def ask_all(pixels: np.ndarray) -> np.ndarray:
+        nonlocal done
+        parts = []
+        for first in range(0, len(pixels), BATCH):
+            work.orders.check()
+            parts.append(answer(pixels[first : first + BATCH]))
+            done += len(parts[-1])
+            progress.at(done, done)
+        return np.concatenate(parts)
+
+    groups = _test_groups(work)[places]
+    names = work.folder.class_names
+    return robustness(work.pictures.batch(test[places]), work.labels("test")[places], groups, names, ask_all)
+
+
+def _test_groups(work: Workplace) -> np.ndarray:
+    pictures = work.folder.pictures
+    return statistics.group_numbers([pictures.groups[position] for position in work.positions("test")])
+
+
+def _neighbours(work: Workplace, ledger: Ledger, judged: Judged) -> dict[str, Any]:
+    """The nearest training pictures of the model's mistakes, by the frozen backbone where there was one: its features are stored."""
+    frozen = last_of_each_kind(ledger.state.results).get("frozen")
+    stored = False
+    if frozen is not None:
+        phase = work.config.phases[frozen["phase_index"]]
+        stored = phase.features == "cached" and phase.views == 1
+        ledger.put_back(work.network, frozen["phase_index"])
+    labels = work.labels("test")
+    sure = judged.test[np.arange(len(labels)), labels]
+    order = np.argsort(sure, kind="stable")
+    wrong = work.positions("test")[order[judged.test.argmax(axis=1)[order] != labels[order]]]
+    return {"class_names": list(work.folder.class_names), **neighbours(work, wrong.tolist(), stored=stored)}
+
+
+def _write_judgement(
+    work: Workplace, answers: Mapping[str, Judged], chosen: str, card: Mapping[str, Any]
+) -> dict[str, Any]:
     labels = {split: work.labels(split) for split in ("test", "validation")}
     ordered = {kind: answers[kind] for kind in ("frozen", "fine_tune") if kind in answers}
-    pictures = work.folder.pictures
-    groups = statistics.group_numbers([pictures.groups[position] for position in work.positions("test")])
-    found = evaluation(ordered, labels, work.folder.class_names, chosen, groups)
+    found = evaluation(ordered, labels, work.folder.class_names, chosen, _test_groups(work))
+    found["robustness"] = dict(card)
     _write_json(work.folder.path / "evaluation.json", found)
     with (work.folder.path / "predictions.jsonl").open("w", encoding="utf-8") as file:
         for kind, one in ordered.items():
@@ -273,7 +323,7 @@ def _write_result(
 
 def _files(path: Path) -> list[dict[str, Any]]:
     """Every file of the result: path relative to the run folder, size in bytes, SHA-256."""
-    wanted = [path / name for name in ("layers.json", "evaluation.json", "predictions.jsonl")]
+    wanted = [path / name for name in ("layers.json", "evaluation.json", "neighbours.json", "predictions.jsonl")]
     wanted += sorted(file for file in (path / "model").rglob("*") if file.is_file())
     found = []
     for file in wanted:

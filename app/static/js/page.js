@@ -2,12 +2,14 @@
 // everything listens before the page counts as loaded.
 import { start as startCompare } from "./compare.js";
 import { start as startCurves } from "./curves.js";
+import { start as startLook } from "./look.js";
 import { start as startNewRun } from "./new-run.js";
 import { start as startPredict } from "./predict.js";
 import { start as startRun } from "./run.js";
 import { startAutosubmit, startCopy, startTimes } from "./small.js";
 import { onSwap, startRefresh, startSwaps } from "./swap.js";
 import { startTabs } from "./tabs.js";
+import { start as startThreshold } from "./threshold.js";
 import { startTheme } from "./theme.js";
 import { start as startUpload } from "./upload-form.js";
 
@@ -16,6 +18,8 @@ const PARTS = [
   ["[data-predict]", startPredict],
   ["[data-new-run]", startNewRun],
   ["[data-curves]", startCurves],
+  ["a[data-look]", startLook],
+  ["[data-threshold]", startThreshold],
   ["[data-compare]", startCompare],
   ["[data-run][data-revision]", startRun],
 ];

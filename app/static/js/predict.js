@@ -1,5 +1,6 @@
 // Try a model: choose, drop or paste pictures; the server answers with the same partial that the page has.
 import { fromInput, startDrop } from "./files.js";
+import { offer } from "./look.js";
 
 export function start(form) {
   const most = Number(form.dataset.predict);
@@ -20,7 +21,7 @@ export function start(form) {
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const found = [...page.querySelectorAll("[data-answer]")];
       const sentence = page.querySelector(".lead")?.textContent ?? `The server answered ${answer.status}.`;
-      waiting.forEach((one, i) => (found[i] ? one.show(document.adoptNode(found[i])) : one.fail(sentence)));
+      waiting.forEach((one, i) => (found[i] ? one.show(document.adoptNode(found[i]), form.dataset.lookAddress) : one.fail(sentence)));
     } catch {
       for (const one of waiting) one.fail("There is no connection to the server. Try again in a moment.");
     }
@@ -52,7 +53,8 @@ function placeholder(file, path) {
   box.append(picture, rest);
   return {
     box,
-    show(answer) {
+    show(answer, address) {
+      offer(answer, address, file, path);
       const shown = box.querySelector(".pic");
       answer.querySelector("[data-answer-pic]").replaceWith(shown);
       box.replaceWith(answer);

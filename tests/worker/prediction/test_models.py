@@ -13,8 +13,8 @@ from worker.prediction import models
 from worker.prediction.models import ModelShelf, as_rows, batches, loaded_bytes, verdict
 
 
-def write_model(folder: Path, *, weight: float = 0.01) -> Path:
-    """A SavedModel with the signature of ours: probabilities from the mean colour."""
+def write_model(folder: Path, *, weight: float = 0.01, explains: bool = False) -> Path:
+    """A SavedModel with the signature of ours: probabilities from the mean colour; `explains` by where that colour is."""
     module: Any = tf.Module()
     module.weight = tf.Variable(weight)
 
@@ -24,6 +24,14 @@ def write_model(folder: Path, *, weight: float = 0.01) -> Path:
 
     spec = tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")
     module.answer = tf.function(answer, input_signature=[spec])
+    if explains:
+        specs = [tf.TensorSpec((None, None, None, 3), tf.uint8), tf.TensorSpec((None,), tf.int32)]
+
+        def explain(images: Any, labels: Any) -> Any:
+            grid = tf.nn.avg_pool2d(tf.cast(images, tf.float32), 5, 5, "VALID")
+            return tf.gather(grid, labels, axis=3, batch_dims=1)
+
+        module.explain = tf.function(explain, input_signature=specs)
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.answer})
     return folder
 

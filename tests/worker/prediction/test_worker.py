@@ -1,5 +1,6 @@
 """Questions over a real broker."""
 
+import base64
 import io
 import shutil
 import subprocess
@@ -66,6 +67,30 @@ def test_a_bad_picture_has_a_sentence_and_the_others_their_classes(worker: Predi
     assert (first["class_name"], first["verdict"]) == ("red", "confident")
     assert sum(first["probabilities"].values()) == pytest.approx(1.0)
     assert bad == {"error": "The file is not a picture; allowed are JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, HEIC."}
+
+
+def test_where_a_model_looked_is_drawn_and_boxed(worker: PredictionWorker, settings: Settings) -> None:
+    write_model(settings.data_dir / "storage/models/b/saved_model", explains=True)
+    question = {
+        "kind": "heatmap", "storage_key": "models/b", "class_names": QUESTION["class_names"], "image_size": [40, 40],
+        "resize": "squash", "blob_key": None, "label": None,
+    }  # fmt: skip
+    pixels = np.zeros((80, 120, 3), np.uint8)
+    pixels[40:, 60:] = (250, 0, 0)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    answer = worker.answer(question, [file.getvalue()])
+    assert answer["class_name"] == "red"
+    left, top, right, bottom = answer["box_pixels"]
+    assert abs(left - 60) < 16
+    assert abs(top - 40) < 11
+    assert (right, bottom) == (120, 80)
+    assert answer["box"][2:] == [1.0, 1.0]
+    drawn = Image.open(io.BytesIO(base64.b64decode(answer["picture"])))
+    assert drawn.size == (40, 40)
+    assert worker.answer({**question, "label": 2}, [file.getvalue()])["box"] is None  # nothing there is blue
+    assert "Train it again" in worker.answer({**question, "storage_key": "models/a"}, [file.getvalue()])["error"]
+    assert "not a picture" in worker.answer(question, [b"nothing"])["error"]
 
 
 def test_a_deleted_model_and_an_unknown_question_have_a_sentence(worker: PredictionWorker) -> None:

@@ -1,0 +1,75 @@
+"""A closer look at a judged run: where its model looked."""
+
+from typing import Annotated
+
+from fastapi import Query, Request
+from starlette.concurrency import run_in_threadpool
+
+from app.api.routing import api_router
+from app.api.schemas import HeatmapOut
+from app.dependencies import House, Person, TheHouse
+from app.explaining import heatmap
+from app.predicting import read_pictures
+from core import models, runs
+from core.catalog import find_image, model_of_run
+from core.errors import Conflict, FieldProblem, InputInvalid
+from core.tables import TrainedModel
+
+router = api_router("runs")
+model_router = api_router("models")
+ClassName = Annotated[str | None, Query(max_length=1024, description="The class asked about; without: the answer.")]
+
+
+@router.get("/runs/{run_id}/heatmaps/{image_id}")
+async def read_heatmap(
+    run_id: str, image_id: str, house: TheHouse, person: Person, class_name: ClassName = None
+) -> HeatmapOut:
+    """Where the run's model looked on one of one's pictures: a hint, not a proof."""
+    model, sha256 = await run_in_threadpool(find_model_and_picture, house, person.id, run_id, image_id)
+    return await heatmap(house, model, sha256=sha256, class_name=class_name)
+
+
+def find_model_and_picture(house: House, owner_id: str, run_id: str, image_id: str) -> tuple[TrainedModel, str]:
+    """The model of a run, and the SHA-256 of a picture; both of this person.
+
+    Raises:
+        NotFound: no such run or picture.
+        Conflict: the run has no model (any more).
+    """
+    with house.database.read() as session:
+        run = runs.find_run(session, owner_id, run_id)
+        image = find_image(session, owner_id, image_id)
+        model = model_of_run(session, run.id)
+        if model is None:
+            raise Conflict("This run has no model (any more), so nothing can be asked where it looked.")
+        return model, image.sha256
+
+
+_PICTURE = {
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "required": ["images"],
+            "properties": {"images": {"type": "string", "format": "binary"}},
+        }
+    }
+}
+
+
+@model_router.post("/models/{model_id}/heatmap", openapi_extra={"requestBody": {"content": _PICTURE, "required": True}})
+async def explain_picture(
+    model_id: str, request: Request, house: TheHouse, person: Person, class_name: ClassName = None
+) -> HeatmapOut:
+    """Where a model looks on one picture that is sent (form field `images`) and not kept."""
+    model = await run_in_threadpool(find_model, house, person.id, model_id)
+    pictures = await read_pictures(request, house.settings)
+    if len(pictures) != 1:
+        message = f"images: send one picture for a heat map. Received: {len(pictures)}."
+        raise InputInvalid(message, problems=(FieldProblem("images", message, len(pictures)),))
+    return await heatmap(house, model, picture=pictures[0][1], class_name=class_name)
+
+
+def find_model(house: House, owner_id: str, model_id: str) -> TrainedModel:
+    """A model of this person, read in a session of its own."""
+    with house.database.read() as session:
+        return models.find_model(session, owner_id, model_id)

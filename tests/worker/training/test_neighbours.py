@@ -1,0 +1,58 @@
+"""The nearest training pictures of a mistake are those with the most similar features."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.worker.training.run_folders import make_run_folder
+from tests.worker.training.workplaces import Opened, open_run
+from worker.training.materials import plain_pooled
+from worker.training.neighbours import MOST_ASKED, neighbours, spread_over
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Opened:
+    return open_run(make_run_folder(tmp_path / "run")).run_phases()
+
+
+def test_the_nearest_are_found_in_the_store_and_equal_a_plain_search(opened: Opened) -> None:
+    work = opened.work
+    before = work.store.computed
+    wrong = work.positions("test")[[0, 5, 7]]
+    found = neighbours(work, wrong.tolist(), stored=True)
+    assert work.store.computed == before + 3  # those of the three; train's were there
+    train = work.positions("train")
+    model = plain_pooled(work).run
+    features = [
+        np.asarray(model(work.pictures.batch(one), np.zeros((len(one), 2), np.int32))) for one in (wrong, train)
+    ]
+    questions, known = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in features)
+    ids = work.folder.pictures.ids
+    assert found["pictures"] == len(train)
+    for place, position in enumerate(wrong):
+        nearest = found["nearest"][ids[position]]
+        best = np.argsort(-(known @ questions[place]), kind="stable")[:3]
+        assert [one[0] for one in nearest] == [ids[train[number]] for number in best]
+        assert nearest[0][2] == pytest.approx((known @ questions[place]).max(), abs=2e-3)
+        assert nearest[0][2] >= nearest[1][2] >= nearest[2][2]
+
+
+def test_a_copy_of_a_training_picture_is_its_own_nearest(opened: Opened) -> None:
+    train = opened.work.positions("train")
+    found = neighbours(opened.work, [int(train[4])], stored=True)
+    ids = opened.work.folder.pictures.ids
+    ((nearest, *_),) = found["nearest"].values()
+    assert nearest[0] == ids[train[4]]
+    assert nearest[2] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_without_mistakes_there_is_nothing_to_look_for(opened: Opened) -> None:
+    assert neighbours(opened.work, [], stored=True) == {"pictures": 0, "nearest": {}}
+
+
+def test_the_work_is_bounded() -> None:
+    drawn = spread_over(np.arange(5000), 1000)
+    assert len(np.unique(drawn)) == 1000
+    np.testing.assert_array_equal(drawn, spread_over(np.arange(5000), 1000))
+    assert MOST_ASKED == 200
