@@ -15,6 +15,7 @@ from core.paging import checked_limit as _checked_limit
 from core.paging import decode_cursor as _decode
 from core.paging import encode_cursor as _encode
 from core.paging import wrong_query as _bad
+from core.run_sorts import run_sorts
 from core.tables import (
     Dataset,
     DatasetVersion,
@@ -74,11 +75,16 @@ def _paged(
     limit = _checked_limit(wish.limit)
     name = wish.sort.removeprefix("-")
     descending = wish.sort.startswith("-")
-    if name != "created_at" and name not in sorts:
-        allowed = ", ".join(["created_at", *sorts])
+    written = run_sorts() if table is Run else {}
+    if name != "created_at" and name not in sorts and name not in written:
+        allowed = ", ".join(["created_at", *sorts, *(["config.<setting>", "summary.<score>"] if written else [])])
         raise _bad("sort", f'sort: one of {allowed}, with "-" for descending. Received: {wish.sort[:80]!r}.', wish.sort)
-    column = None if name == "created_at" else sorts[name]  # ids sort by creation
-    kinds = (str,) if column is None else (column.type.python_type, str)
+    column: ColumnElement[Any] | InstrumentedAttribute[Any] | None = None  # ids sort by creation
+    kinds: tuple[type, ...] = (str,)
+    if name in sorts:
+        column, kinds = sorts[name], (sorts[name].type.python_type, str)
+    elif name in written:
+        column, kinds = written[name][0], (written[name][1], str)
     last = _decode(wish.cursor, *kinds) if wish.cursor else None
     rows: list[Any] = []
     for part in _parts(query, table.id, column, last, descending):
@@ -88,14 +94,17 @@ def _paged(
     if len(rows) <= limit:
         return Page(rows, None)
     shown = rows[limit - 1]
-    values = [shown.id] if column is None else [getattr(shown, column.key), shown.id]
+    values: list[Any] = [shown.id]
+    if column is not None:
+        value = session.scalar(select(column).where(table.id == shown.id))
+        values.insert(0, None if value is None else kinds[0](value))
     return Page(rows[:limit], _encode(values))
 
 
 def _parts(
     query: Select[T],
     row_id: InstrumentedAttribute[str],
-    column: InstrumentedAttribute[Any] | None,
+    column: ColumnElement[Any] | InstrumentedAttribute[Any] | None,
     last: list[Any] | None,
     descending: bool,
 ) -> Iterator[Select[T]]:
@@ -103,7 +112,7 @@ def _parts(
     if column is None:
         yield _keyset(query, (row_id,), last, descending)
         return
-    nullable = column.property.columns[0].nullable
+    nullable = not isinstance(column, InstrumentedAttribute) or column.property.columns[0].nullable
     if last is None or last[0] is not None:
         yield _keyset(query.where(column.is_not(None)) if nullable else query, (column, row_id), last, descending)
         last = None
@@ -112,7 +121,10 @@ def _parts(
 
 
 def _keyset(
-    query: Select[T], columns: Sequence[InstrumentedAttribute[Any]], last: list[Any] | None, descending: bool
+    query: Select[T],
+    columns: Sequence[ColumnElement[Any] | InstrumentedAttribute[Any]],
+    last: list[Any] | None,
+    descending: bool,
 ) -> Select[T]:
     """In the order of these columns, from after `last` on: one comparison of rows, which an index answers."""
     if last is not None:
@@ -162,7 +174,7 @@ def list_runs(
     status: str | None = None,
     group_id: str | None = None,
 ) -> Page[Run]:
-    """A person's runs; sorts: created_at and `RUN_SORTS`."""
+    """A person's runs; sorts: created_at, `RUN_SORTS` (by an index), any of `run_sorts` (reading all runs of the person)."""
     query = select(Run).where(Run.owner_id == owner_id, Run.deleted_at.is_(None))
     if dataset_id:
         query = query.where(Run.dataset_id == dataset_id)

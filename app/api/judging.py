@@ -1,17 +1,19 @@
-"""A closer look at a judged run: where its model looked."""
+"""A closer look at a judged run: where its model looked, its curves for TensorBoard, its model card."""
 
 from typing import Annotated
 
 from fastapi import Query, Request
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
 
 from app.api.routing import api_router
 from app.api.schemas import HeatmapOut
-from app.dependencies import House, Person, TheHouse
+from app.dependencies import House, Person, ReadSession, TheHouse
+from app.event_files import event_files
 from app.explaining import heatmap
 from app.predicting import read_pictures
 from core import models, runs
-from core.catalog import find_image, model_of_run
+from core.catalog import find_image, model_of_run, run_document, run_metrics
 from core.errors import Conflict, FieldProblem, InputInvalid
 from core.tables import TrainedModel
 
@@ -43,6 +45,19 @@ def find_model_and_picture(house: House, owner_id: str, run_id: str, image_id: s
         if model is None:
             raise Conflict("This run has no model (any more), so nothing can be asked where it looked.")
         return model, image.sha256
+
+
+@router.get(
+    "/runs/{run_id}/tensorboard",
+    response_class=Response,
+    responses={200: {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}},
+)
+def download_event_files(run_id: str, session: ReadSession, person: Person) -> Response:
+    """The run's curves as TensorBoard event files (zip): unpack them and start `tensorboard --logdir` on the folder."""
+    run = runs.find_run(session, person.id, run_id)
+    archive = event_files(run, run_metrics(session, run.id), run_document(session, run.id, "evaluation"))
+    headers = {"Content-Disposition": f'attachment; filename="tensorboard-{run.id}.zip"'}
+    return Response(archive, media_type="application/zip", headers=headers)
 
 
 _PICTURE = {

@@ -84,7 +84,8 @@ def list_runs(
     group_id: Annotated[str | None, Query(max_length=64)] = None,
     format: Literal["json", "csv"] = "json",  # noqa: A002 - the contract's name
 ) -> Any:
-    """One's runs; sorts: created_at, name, test_accuracy, test_macro_f1, test_loss, validation_accuracy. CSV has all of them, unpaged."""
+    """One's runs; sorts: created_at, name, test_accuracy, test_macro_f1, test_loss, validation_accuracy, any setting
+    (`config.head.dropout`, `config.frozen.epochs`) and further scores (`summary.test_ece`). CSV has all of them, unpaged."""
     if format == "csv":
         text = runs_csv(session, person.id, asked.wish(), Which(dataset_id, status, group_id))
         headers = {"Content-Disposition": 'attachment; filename="runs.csv"'}

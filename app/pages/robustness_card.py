@@ -57,7 +57,8 @@ def robustness_card(found: Mapping[str, Any] | None, test_pictures: int) -> Robu
     """The card of an evaluation's `robustness`; None where there is none."""
     if not found:
         return None
-    before, low, high = found["accuracy"], *found["interval"]
+    before = float(found["accuracy"])
+    low, high = found["interval"]
     changes = [
         Change(
             NAMES.get(one["name"], one["name"]),
