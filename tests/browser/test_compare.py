@@ -6,6 +6,7 @@ from playwright.sync_api import Browser, expect
 from tests.browser.conftest import Served
 from tests.browser.test_pages import ALLOWED, visit
 from tests.browser.watched import watched_window
+from tests.end_to_end.house import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
@@ -34,6 +35,33 @@ def test_another_pair_is_shown_without_a_new_page(chromium: Browser, served: Ser
         expect(page.locator("#disagreements")).to_contain_text("Both runs must have ended well")
         assert page.evaluate("window.stayed")
         assert "pair=BC" in page.url
+
+
+def test_thaws_stand_at_one_place_and_a_long_frozen_phase_leaves_room(chromium: Browser, served: Served) -> None:
+    share = """() => {
+      const chart = document.querySelector("[data-plot=accuracy]").chart, [xs, first] = chart.data;
+      const known = xs.filter((_, i) => first[i] !== null);
+      return [known.at(-9) / chart.scales.x.max, known.length];
+    }"""
+    with watched_window(chromium, allowed=ALLOWED) as window:
+        page, house = window.page, served.house
+        window.context.add_cookies([served.cookie()])
+        visit(window, served, f"/runs/compare?id={house.done}&id={house.quick}")
+        expect(page.locator(".plot__says").first).to_contain_text("Epoch +8: A 95.5 %, B")
+        last_frozen, epochs = page.evaluate(share)
+        assert (last_frozen, epochs) == (pytest.approx(13.5 / 22), 22)
+        # as after a logistic regression of many iterations; the table is read anew with the theme
+        page.evaluate("""() => {
+          const body = document.querySelector("[data-metrics] tbody"), first = body.querySelector("tr");
+          for (let i = 0; i < 80; i += 1) body.prepend(first.cloneNode(true));
+          const heads = [...document.querySelectorAll("th[data-thaw]")];
+          for (const one of heads) if (one.dataset.thaw) one.dataset.thaw = Number(one.dataset.thaw) + 80;
+        }""")
+        page.locator("[data-theme-toggle]").click()
+        wait_until(lambda: page.evaluate(share)[1] == 102, 10, "the curves are drawn anew")
+        expect(page.locator(".plot__says").first).to_contain_text("Epoch +8: A 95.5 %, B")
+        last_frozen, _ = page.evaluate(share)
+        assert 0.48 < last_frozen < 0.5
 
 
 def test_classes_are_sorted_in_place(chromium: Browser, served: Served) -> None:

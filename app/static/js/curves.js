@@ -2,8 +2,8 @@
 // Along x a phase has room for its epochs; where one is much longer than another, every phase has the same room.
 const NAMES = { accuracy: (value) => value * 100, loss: (value) => value };
 const KINDS = { frozen: "frozen", fine_tune: "fine-tune" };
-const LOPSIDED = 3;
-const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
+export const LOPSIDED = 3;
+export const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
 
 // The rows of the table, in order.
 export function readRows(box) {
