@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from core.datasets import find_dataset, find_version, latest_version
 from core.errors import ConfigInvalid, Conflict, FieldProblem, InputInvalid, NotServed
-from core.presets import PRESETS
+from core.presets import PRESETS, check_start
 from core.tables import DatasetVersion
 from core.training_config import TrainingConfig, merged, parse_config
 
@@ -29,12 +29,15 @@ def wished_config(preset: str | None, changes: Mapping[str, Any] | None, *, wher
         raise InputInvalid(message, problems=(FieldProblem("preset", message, preset),))
     base = PRESETS[preset].config.model_dump(mode="json") if preset is not None else {}
     try:
-        return parse_config(merged(base, changes or {}))
+        config = parse_config(merged(base, changes or {}))
     except (ConfigInvalid, NotServed) as error:
         problems = tuple(
             FieldProblem(f"{where}.{one.field}".lstrip("."), one.message, one.received) for one in error.problems
         )
         raise type(error)(error.message, problems=problems) from error
+    if preset is not None:
+        check_start(PRESETS[preset], config, chosen="weights" in (changes or {}))
+    return config
 
 
 def wished_version(

@@ -22,6 +22,7 @@ TITLES = {
     "runs": "Runs",
     "events": "Event streams",
     "models": "Models",
+    "weights": "Weights",
 }
 BEGINNING = """# REST guide
 

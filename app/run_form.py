@@ -58,6 +58,7 @@ class Section:
     fields: Sequence[FormField]
 
 
+_OWN_WEIGHTS = ("model_id", "weights_id")
 _WORDS = {
     "avg": "average",
     "max": "maximum",
@@ -183,7 +184,8 @@ def _text(value: Any) -> str:
     if value is True:
         return "on"
     if isinstance(value, Mapping):
-        return f"{value.get('fraction', '')}"
+        own = next((f"{kind}:{value[kind]}" for kind in _OWN_WEIGHTS if kind in value), None)
+        return own or f"{value.get('fraction', '')}"
     if isinstance(value, list | tuple):
         return ", ".join(str(part) for part in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -241,9 +243,10 @@ def _value(field: FormField, text: str) -> Any:
     if field.name == "fine_tune.unfreeze_from":
         share = _number(text)
         return None if not text else {"fraction": share} if isinstance(share, int | float) else text
-    if field.kind == "number":
-        return None if not text else _number(text)
-    return text or None if field.kind == "text" else text
+    if field.kind != "select":
+        return None if not text else _number(text) if field.kind == "number" else text
+    kind, colon, wanted = text.partition(":")
+    return {kind: wanted} if colon and kind in _OWN_WEIGHTS else text
 
 
 def _number(text: str) -> Any:

@@ -113,3 +113,14 @@ def weights_cached(backbone: Backbone) -> bool:
     if backbone.embedded:
         return True
     return backbone.keras_file is not None and (keras_home() / "models" / backbone.keras_file).is_file()
+
+
+def imagenet_state(backbone: Backbone, downloads: bool) -> tuple[bool, str]:
+    """Whether a run may start from its ImageNet weights here, and the reason when not, or not at once."""
+    if "imagenet" not in backbone.weights:
+        return False, "There are none: this network is trained from scratch."
+    if weights_cached(backbone):
+        return True, ""
+    if downloads:
+        return True, "Not on this machine yet: downloaded at first use, which needs the internet."
+    return False, "Not on this machine, and downloads are switched off."

@@ -60,8 +60,9 @@ def make_sample(
     Raises:
         InputInvalid: no such preset, or a seed out of range.
     """
-    if train_preset is not None and train_preset not in PRESETS:
-        message = f'There is no preset "{train_preset}". Allowed: {", ".join(PRESETS)}.'
+    plain = [one.id for one in PRESETS.values() if not one.recipe]
+    if train_preset is not None and train_preset not in plain:
+        message = f'There is no preset "{train_preset}" for a sample set. Allowed: {", ".join(plain)}.'
         raise InputInvalid(message, problems=(FieldProblem("train_preset", message, train_preset),))
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     if not 0 <= seed <= LARGEST_SEED:

@@ -140,6 +140,8 @@ class PresetOut(BaseModel):
     title: str
     description: str
     config: dict[str, Any]
+    recipe: bool
+    needs_model: bool
 
 
 class TokenIn(Given):

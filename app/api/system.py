@@ -19,7 +19,7 @@ from app.api.schemas import (
 )
 from app.dependencies import House, Person, ReadSession, SettingsOf, TheHouse
 from core import catalog
-from core.backbones import BACKBONES, Backbone, weights_cached
+from core.backbones import BACKBONES, Backbone, imagenet_state
 from core.config import VERSION, Settings
 from core.presets import PRESETS
 from core.storage import free_bytes
@@ -97,19 +97,22 @@ def _backbone_out(backbone: Backbone, settings: Settings) -> BackboneOut:
 def _choice(backbone: Backbone, name: str, settings: Settings) -> WeightsChoice:
     if name == "none":
         return WeightsChoice(id="none", available=True, reason="Random: learns from nothing.")
-    if weights_cached(backbone):
-        return WeightsChoice(id="imagenet", available=True)
-    if settings.download_weights:
-        reason = "Not on this machine yet: downloaded at first use, which needs the internet."
-        return WeightsChoice(id="imagenet", available=True, reason=reason)
-    return WeightsChoice(id="imagenet", available=False, reason="Not on this machine, and downloads are switched off.")
+    available, reason = imagenet_state(backbone, settings.download_weights)
+    return WeightsChoice(id="imagenet", available=available, reason=reason or None)
 
 
 @router.get("/presets")
 def presets(_person: Person) -> Listed[PresetOut]:
     """Named starting points for a run."""
     items = [
-        PresetOut(id=one.id, title=one.title, description=one.description, config=one.config.model_dump(mode="json"))
+        PresetOut(
+            id=one.id,
+            title=one.title,
+            description=one.description,
+            config=one.config.model_dump(mode="json"),
+            recipe=one.recipe,
+            needs_model=one.needs_model,
+        )
         for one in PRESETS.values()
     ]
     return Listed(items=items)

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.pages import account, compare, datasets, gate, home, looking, models, new_run, runs, sending, system
+from app.pages import account, compare, datasets, gate, home, looking, models, new_run, runs, sending, system, weights
 
 # new_run and compare before runs: /runs/new is not a run's id
 routers: list[APIRouter] = [
@@ -14,6 +14,7 @@ routers: list[APIRouter] = [
     looking.router,
     runs.router,
     models.router,
+    weights.router,
     system.router,
     account.router,
     gate.router,

@@ -9,17 +9,17 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from app.dependencies import House, Person, ReadSession, TheHouse, WriteSession
+from app.dependencies import House, Person, ReadSession, TheHouse, WriteSession, house_of
 from app.estimating import ask_for_estimate, find_estimate
 from app.pages.forms import Fields, see_other
 from app.previewing import PreviewWish, preview
 from app.run_form import BASE_PRESET, OWN, PHASES, Section, form_values, problems_by_name, read_form, sections
 from app.templating import View, render
-from core.backbones import BACKBONES
-from core.catalog import Wish, latest_versions, list_datasets, picture_by_turn
+from core.backbones import BACKBONES, imagenet_state
+from core.catalog import Wish, latest_versions, list_datasets, list_models, picture_by_turn, ready_weights
 from core.datasets import find_dataset, find_version
 from core.errors import BrokerAway, FieldProblem, InputInvalid, NotFound, WorkersAway
-from core.presets import PRESETS, Preset
+from core.presets import PRESETS, Preset, check_start
 from core.runs import MOST_REPEATS, NewRun, create_runs, find_run
 from core.tables import Dataset, DatasetVersion, Split
 from core.training_config import parse_config
@@ -29,11 +29,12 @@ router = APIRouter(include_in_schema=False)
 
 @dataclass(frozen=True)
 class PresetCard:
-    """A preset with its phases as (kind, epochs); `shares`: as (kind, width in the bar)."""
+    """A preset with its phases as (kind, epochs); `shares`: as (kind, width in the bar); `missing`: what a recipe lacks here."""
 
     preset: Preset
     phases: Sequence[tuple[str, int]]
     shares: Sequence[tuple[str, int]]
+    missing: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class NewRunView(View):
     version: DatasetVersion
     totals: dict[str, int]
     cards: Sequence[PresetCard]
+    recipes: Sequence[PresetCard]
+    starts: Sequence[tuple[str, str]]
     chosen: str
     base: str
     sections: Sequence[Section]
@@ -91,11 +94,35 @@ class ChooseView(View):
     choices: Sequence[tuple[Dataset, DatasetVersion]]
 
 
-def _cards() -> list[PresetCard]:
+def _cards(*, recipes: bool, downloads: bool) -> list[PresetCard]:
     return [
-        PresetCard(preset, [(phase.kind, phase.epochs) for phase in preset.config.phases], _shares(preset))
+        PresetCard(
+            preset,
+            [(phase.kind, phase.epochs) for phase in preset.config.phases],
+            _shares(preset),
+            _missing(preset, downloads) if recipes else "",
+        )
         for preset in PRESETS.values()
+        if preset.recipe == recipes
     ]
+
+
+def _missing(preset: Preset, downloads: bool) -> str:
+    """What a recipe does not find on this machine."""
+    if preset.needs_model:
+        return "Choose one of your models under “Start from”, with the backbone it has."
+    backbone = BACKBONES[preset.config.backbone]
+    _, reason = imagenet_state(backbone, downloads)
+    return f"{backbone.title}'s ImageNet weights: {reason[0].lower()}{reason[1:]}" if reason else ""
+
+
+def _starts(session: Session, owner_id: str) -> list[tuple[str, str]]:
+    """(value, words) of every model and file of weights that a run may start from: the newest of each."""
+    titles = {one.id: one.title for one in BACKBONES.values()}
+    models = list_models(session, owner_id, Wish(limit=50)).items
+    found = [(f"model_id:{one.id}", f"model “{one.name}” ({titles.get(one.backbone)})") for one in models]
+    files = ready_weights(session, owner_id)
+    return found + [(f"weights_id:{one.id}", f"file {one.filename} ({titles.get(one.backbone)})") for one in files]
 
 
 def _shares(preset: Preset) -> list[tuple[str, int]]:
@@ -117,8 +144,9 @@ def show_new(
     dataset_id: str = "",
     version_id: str = "",
     like: str = "",
+    recipe: str = "",
 ) -> Response:
-    """The form; `like` is an earlier run to start from."""
+    """The form; `like` is an earlier run to start from, `recipe` a preset whose settings are to be changed."""
     earlier = find_run(session, person.id, like) if like else None
     version_id = version_id or (earlier.dataset_version_id or "" if earlier else "")
     if not version_id and not dataset_id:
@@ -128,8 +156,10 @@ def show_new(
     own = earlier is not None and earlier.preset not in PRESETS
     chosen = OWN if own else (earlier.preset if earlier and earlier.preset else BASE_PRESET)
     base = earlier.id if own and earlier else chosen
+    if recipe:
+        chosen, base = OWN, _preset(recipe).id
     values = form_values(_base_config(session, person.id, base))
-    return render(request, _view(dataset, version, values, chosen=chosen, base=base))
+    return render(request, _view(request, session, dataset, version, values, chosen=chosen, base=base))
 
 
 def _choose_view(session: Session, owner_id: str) -> ChooseView:
@@ -148,7 +178,9 @@ def _version(session: Session, owner_id: str, version_id: str, dataset_id: str) 
     return version
 
 
-def _view(
+def _view(  # noqa: PLR0913 - what a form is made of
+    request: Request,
+    session: Session,
     dataset: Dataset,
     version: DatasetVersion,
     values: Mapping[str, str],
@@ -159,11 +191,14 @@ def _view(
 ) -> NewRunView:
     totals = {split.value: sum(one[split.value] for one in version.counts.values()) for split in Split}
     backbone = BACKBONES.get(values.get("backbone", ""))
+    downloads = house_of(request).settings.download_weights
     return NewRunView(
         dataset=dataset,
         version=version,
         totals=totals,
-        cards=_cards(),
+        cards=_cards(recipes=False, downloads=downloads),
+        recipes=_cards(recipes=True, downloads=downloads),
+        starts=_starts(session, version.owner_id),
         chosen=chosen,
         base=base,
         sections=sections(),
@@ -189,6 +224,7 @@ def create(request: Request, session: WriteSession, person: Person, house: TheHo
             kinds = wished.kinds
             wish = NewRun(config=parse_config(wished.config), name=form.get("name") or None, repeats=repeats)
         else:
+            check_start(_preset(chosen), _preset(chosen).config, chosen=False)
             wish = NewRun(config=_preset(chosen).config, preset=chosen, name=form.get("name") or None, repeats=repeats)
         runs = create_runs(session, house.queue, version, wish)
     except InputInvalid as error:
@@ -274,5 +310,5 @@ def _again(
     defaults = dict.fromkeys(form_values(PRESETS[BASE_PRESET].config.model_dump(mode="json")), "")
     dataset = session.get_one(Dataset, version.dataset_id)
     chosen, base = form.get("preset", BASE_PRESET), form.get("base", BASE_PRESET)
-    view = _view(dataset, version, {**defaults, **form}, chosen=chosen, base=base, problems=problems)
+    view = _view(request, session, dataset, version, {**defaults, **form}, chosen=chosen, base=base, problems=problems)
     return render(request, view, 422)

@@ -160,3 +160,11 @@ def test_ranges_are_those_of_the_config() -> None:
     assert (fields["batch_size"].least, fields["batch_size"].most) == tuple(
         str(getattr(one, "ge", getattr(one, "le", ""))) for one in metadata
     )
+
+
+@pytest.mark.parametrize("weights", [{"model_id": "m1"}, {"weights_id": "w1"}])
+def test_weights_of_ones_own_go_through_the_form(weights: dict[str, str]) -> None:
+    config = STANDARD | {"weights": weights}
+    values = form_values(config)
+    assert values["weights"] == ":".join(*weights.items())
+    assert read_form(STANDARD, values).config["weights"] == weights

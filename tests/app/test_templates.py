@@ -109,7 +109,7 @@ def addresses(f: Furnished) -> list[str]:
         f"/runs/{f.done}/delete", f"/runs/compare?id={f.done}&id={f.quick}",
         f"/runs/compare?id={f.quick}&id={f.done}&id={f.running}&pair=BC", f"/runs/compare?id={f.done}&id={f.elsewhere}",
         "/models", "/models?sort=-test_accuracy", "/models?search=nothing-like-it", f"/models/{f.model}",
-        f"/models/{f.model}/delete", "/system", "/account",
+        f"/models/{f.model}/delete", "/system", "/account", "/weights",
     ]  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def test_every_page_of_a_furnished_house_is_sound(
 def test_every_page_of_an_empty_house_is_sound(tmp_path: Path, rendered: set[str]) -> None:
     settings, cookie = empty_house(tmp_path)
     with visitor(settings, cookie) as client:
-        for address in ("/", "/datasets", "/runs", "/runs/new", "/models", "/system", "/account"):
+        for address in ("/", "/datasets", "/runs", "/runs/new", "/models", "/system", "/account", "/weights"):
             checked(client.get(address))
     assert rendered
 

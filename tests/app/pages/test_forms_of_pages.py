@@ -212,3 +212,29 @@ def test_deleting_says_first_what_goes(browser: TestClient, furnished: Furnished
     assert browser.post(f"{address}/delete").headers["location"] == "/datasets"
     assert browser.get(address).status_code == 404
     assert browser.post(f"/datasets/{furnished.dataset}/delete").status_code == 409  # a run on it has not ended
+
+
+def test_a_recipe_that_needs_a_model_says_so_and_its_settings_can_be_changed(
+    browser: TestClient, furnished: Furnished
+) -> None:
+    sent = {"version_id": furnished.version, "preset": "hands-on-ml-reuse", "repeats": "1"}
+    answer = browser.post("/runs", data=sent)
+    assert answer.status_code == 422
+    assert "starts from a model of your own" in answer.text
+    page = browser.get("/runs/new", params={"version_id": furnished.version, "recipe": "hands-on-ml-reuse"}).text
+    assert 'name="base" value="hands-on-ml-reuse"' in page
+    assert "Xception&#39;s ImageNet weights: not on this machine" in page
+
+
+def test_weights_are_sent_and_deleted_by_plain_forms(browser: TestClient) -> None:
+    wrong = browser.post("/weights", data={"backbone": "nothing"}, files={"file": ("a.h5", b"x")})
+    assert wrong.status_code == 422
+    assert "Weights are for one backbone" in wrong.text
+    sent = browser.post("/weights", data={"backbone": "tiny_cnn"}, files={"file": ("mine.h5", b"x")})
+    assert (sent.status_code, sent.headers["location"]) == (303, "/weights")
+    page = browser.get("/weights").text
+    assert "mine.h5" in page
+    found = re.search(r'action="(/weights/[^"]+/delete)"', page)
+    assert found is not None
+    assert browser.post(found.group(1)).status_code == 303
+    assert "mine.h5" not in browser.get("/weights").text
