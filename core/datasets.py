@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from core.errors import Conflict, FieldProblem, InputInvalid, NotFound
 from core.ids import new_id
-from core.tables import Dataset, DatasetVersion, Image, Run, RunStatus, Split, VersionImage, utc_now
+from core.tables import Dataset, DatasetVersion, Image, ImageLook, Run, RunStatus, Split, VersionImage, utc_now
 
 MOST_TAGS = 50
 
@@ -158,6 +158,16 @@ def remember_images(session: Session, owner_id: str, facts: Mapping[str, dict[st
     session.execute(maker(Image).on_conflict_do_nothing(index_elements=["owner_id", "sha256"]), values)
     found = select(Image.sha256, Image.id).where(Image.owner_id == owner_id, Image.sha256.in_(facts))
     return {row.sha256: row.id for row in session.execute(found)}
+
+
+def remember_looks(session: Session, looks: Mapping[str, dict[str, Any]]) -> None:
+    """Keep what some pictures look like (columns of `ImageLook` by picture id); the first look stays."""
+    if not looks:
+        return
+    dialect = session.get_bind().dialect.name
+    maker = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    values = [{"image_id": image_id, **looks[image_id]} for image_id in sorted(looks)]
+    session.execute(maker(ImageLook).on_conflict_do_nothing(index_elements=["image_id"]), values)
 
 
 def fingerprint(pictures: Iterable[Placed]) -> str:

@@ -11,12 +11,13 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
-from sqlalchemy import ColumnElement, case, collate, delete, func, insert, literal, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, case, collate, delete, func, insert, literal, select, update
+from sqlalchemy.orm import Session, aliased
 
 from core.errors import Conflict, FieldProblem, InputInvalid, UploadRejected
-from core.splits import NOBODY_SAID, ORDER, Pictures, assign_splits
-from core.tables import Dataset, DatasetVersion, Image, Split, VersionImage, utc_now
+from core.issues import record_issues
+from core.splits import NOBODY_SAID, ORDER, Pictures, assign_splits, join_units
+from core.tables import Dataset, DatasetVersion, Image, NearPair, Split, VersionImage, utc_now
 from core.version_changes import GroupBy, Resplit, VersionChanges
 
 AT_ONCE = 5000  # values in one statement: SQLite allows 32,766, PostgreSQL 65,535
@@ -52,6 +53,7 @@ def change_version(
     _number(session, version)
     _sum_up(session, version)
     _check_result(version)
+    record_issues(session, version)
     version.notes = [f"Made from version {base.number}.", *notes, *_sentences(changes), *_warnings(version)]
     session.flush()
     return version
@@ -214,8 +216,25 @@ def _read(session: Session, version: DatasetVersion, *, keep_groups: bool) -> tu
     found = np.fromiter(numbers(), dtype=kinds)
     size = len(found)
     given, settled = np.full(size, NOBODY_SAID, np.int64), np.zeros(size, np.bool_)
-    pictures = Pictures(found["sha256"], found["label"].copy(), given, found["group"].copy(), settled)
+    own = found["group"].copy()
+    units = join_units(own, *_near(session, version, found["ordinal"])) if keep_groups else None
+    pictures = Pictures(found["sha256"], found["label"].copy(), given, own, settled, units)
     return found["ordinal"], found["split"].astype(np.int64), pictures
+
+
+def _near(session: Session, version: DatasetVersion, ordinals: Any) -> tuple[Any, Any]:
+    """Pairs of near duplicates in a version, as indices into these ordinals."""
+    one, other = aliased(VersionImage), aliased(VersionImage)
+    rows = session.execute(
+        select(one.ordinal, other.ordinal)
+        .select_from(NearPair)
+        .join(one, and_(one.version_id == version.id, one.image_id == NearPair.image_id))
+        .join(other, and_(other.version_id == version.id, other.image_id == NearPair.other_id))
+    )
+    pairs = np.array([tuple(row) for row in rows], np.int64).reshape(-1, 2)
+    order = np.argsort(ordinals)
+    places = order[np.searchsorted(ordinals, pairs, sorter=order)]
+    return places[:, 0], places[:, 1]
 
 
 def _counts(session: Session, version: DatasetVersion) -> dict[int, dict[str, int]]:

@@ -15,7 +15,7 @@ What the random order depends on is the seed and the bytes of the pictures, not 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,8 @@ class Pictures:
         given: split as an index into `ORDER`, or `NOBODY_SAID`.
         groups: number of the group, or -1 for a picture by itself.
         settled: True for a picture that was in the dataset before (its `given` is its split for life).
+        units: as `groups`, wider: with what the guard found (near duplicates, groups read from names). They stay together where the
+            split is free, but move nothing that was given a split. None: the same as `groups`.
     """
 
     digests: npt.NDArray[np.bytes_]
@@ -50,13 +52,16 @@ class Pictures:
     given: Ints
     groups: Ints
     settled: Flags
+    units: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def only(self, mask: Flags) -> "Pictures":
         """Those where `mask` is True."""
-        return Pictures(self.digests[mask], self.labels[mask], self.given[mask], self.groups[mask], self.settled[mask])
+        units = None if self.units is None else self.units[mask]
+        labels, given, groups = self.labels[mask], self.given[mask], self.groups[mask]
+        return Pictures(self.digests[mask], labels, given, groups, self.settled[mask], units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +140,57 @@ def assign_splits(
     Raises:
         UploadRejected: a class that cannot be in all three splits, named.
     """
+    try:
+        return _assign(pictures, class_names, seed, fractions)
+    except _ClassesLack as lack:
+        if pictures.units is None:
+            raise
+        # what the guard found must not make a class impossible that the person's own groups leave possible
+        loose = np.isin(pictures.labels, lack.labels)
+        units = np.where(loose, np.where(pictures.groups >= 0, pictures.groups + len(pictures), -1), pictures.units)
+        assigned = _assign(replace(pictures, units=units), class_names, seed, fractions)
+        named = ", ".join(f'"{class_names[label]}"' for label in lack.labels[:5])
+        note = f"Too few different pictures to keep near duplicates and groups on one side in: {named}. The issues list what is torn."
+        return Assigned(assigned.splits, [*assigned.notes, note])
+
+
+class _ClassesLack(UploadRejected):
+    """Classes that are not in all three splits."""
+
+    def __init__(self, message: str, labels: list[int]) -> None:
+        super().__init__(message)
+        self.labels = labels
+
+
+def join_units(groups: Ints, first: Ints, second: Ints) -> Ints:
+    """Groups joined by pairs of pictures (indices): the number of each picture's unit, or -1 for one by itself."""
+    size = len(groups)
+    parent = list(range(size))
+
+    def root(one: int) -> int:
+        while parent[one] != one:
+            parent[one] = parent[parent[one]]
+            one = parent[one]
+        return one
+
+    head: dict[int, int] = {}
+    grouped = np.flatnonzero(groups >= 0)
+    links = [(int(one), head.setdefault(int(groups[one]), int(one))) for one in grouped]
+    for one, other in [*links, *zip(first.tolist(), second.tolist(), strict=True)]:
+        parent[root(one)] = root(other)
+    roots = np.array([root(one) for one in range(size)], np.int64) if size else np.zeros(0, np.int64)
+    several = np.bincount(roots, minlength=size) > 1
+    return np.where(several[roots] | (groups >= 0), roots, -1)
+
+
+def _assign(pictures: Pictures, class_names: Sequence[str], seed: int, fractions: Fractions) -> Assigned:
     notes: list[str] = []
     splits = pictures.given.copy()
     rank = _random_rank(pictures, seed)
     _keep_groups_whole(pictures, splits, notes)
+    if pictures.units is not None:
+        pictures = replace(pictures, groups=pictures.units)
+        _follow(pictures, splits)
     new = ~pictures.settled
     if not (pictures.given[new] != NOBODY_SAID).any():
         _split_unsaid(pictures, splits, rank, notes, fractions)
@@ -166,12 +218,8 @@ def _keep_groups_whole(pictures: Pictures, splits: Ints, notes: list[str]) -> No
     grouped = np.flatnonzero(pictures.groups >= 0)
     if not len(grouped):
         return
-    votes = np.zeros((int(pictures.groups.max()) + 1, 3), np.int64)
-    said = grouped[splits[grouped] != NOBODY_SAID]
-    # a settled picture outvotes any number of new ones
-    weight = np.where(pictures.settled[said], 10**9, 1)
-    np.add.at(votes, (pictures.groups[said], splits[said]), weight)
-    winner = 2 - np.argmax(votes[:, ::-1], axis=1)  # on a tie test wins, then validation
+    votes = _votes(pictures, splits)
+    winner = _winner(votes)
     decided = votes.max(axis=1) > 0
     members = grouped[decided[pictures.groups[grouped]] & ~pictures.settled[grouped]]
     target = winner[pictures.groups[members]]
@@ -179,6 +227,27 @@ def _keep_groups_whole(pictures: Pictures, splits: Ints, notes: list[str]) -> No
     splits[members] = target
     if moved:
         notes.append(f"{moved:,} pictures changed split because the rest of their group is on the other side.")
+
+
+def _follow(pictures: Pictures, splits: Ints) -> None:
+    """Pictures without a split go where the others of their unit are: where a settled one is, else where most are."""
+    votes = _votes(pictures, splits)
+    free = np.flatnonzero((splits == NOBODY_SAID) & (pictures.groups >= 0))
+    free = free[votes[pictures.groups[free]].max(axis=1) > 0] if len(free) else free
+    splits[free] = _winner(votes[pictures.groups[free]])
+
+
+def _votes(pictures: Pictures, splits: Ints) -> Ints:
+    """Members of each group in each split `[groups, 3]`; a settled picture outvotes any number of new ones."""
+    votes = np.zeros((int(pictures.groups.max(initial=-1)) + 1, 3), np.int64)
+    said = np.flatnonzero((pictures.groups >= 0) & (splits != NOBODY_SAID))
+    np.add.at(votes, (pictures.groups[said], splits[said]), np.where(pictures.settled[said], 10**9, 1))
+    return votes
+
+
+def _winner(votes: Ints) -> Ints:
+    winner: Ints = 2 - np.argmax(votes[:, ::-1], axis=1)  # on a tie test wins, then validation
+    return winner
 
 
 def _split_unsaid(pictures: Pictures, splits: Ints, rank: Ints, notes: list[str], fractions: Fractions) -> None:
@@ -314,14 +383,17 @@ def _counts(pictures: Pictures, splits: Ints, classes: int) -> Ints:
 
 def _check_every_class(pictures: Pictures, splits: Ints, class_names: Sequence[str]) -> None:
     counts = _counts(pictures, splits, len(class_names))
-    for label in np.flatnonzero((counts.min(axis=1) == 0) & (counts.sum(axis=1) > 0)):
-        missing = ", ".join(ORDER[split].value for split in range(3) if counts[label, split] == 0)
-        members = pictures.labels == label
-        if pictures.settled[members].any():
-            continue  # it was so before this upload
-        groups = len(np.unique(pictures.groups[members & (pictures.groups >= 0)]))
-        if groups:
-            why = f"its pictures are in only {groups} group{'s' if groups > 1 else ''}, and a group stays on one side"
-        else:
-            why = "the folders or the manifest put its pictures elsewhere, and pictures are taken from train only"
-        raise UploadRejected(f'The class "{class_names[int(label)]}" has no {missing} picture: {why}.')
+    some = np.flatnonzero((counts.min(axis=1) == 0) & (counts.sum(axis=1) > 0)).tolist()
+    # a class with settled pictures was so before this upload
+    lacking = [label for label in some if not pictures.settled[pictures.labels == label].any()]
+    if not lacking:
+        return
+    label = lacking[0]
+    missing = ", ".join(ORDER[split].value for split in range(3) if counts[label, split] == 0)
+    members = pictures.labels == label
+    groups = len(np.unique(pictures.groups[members & (pictures.groups >= 0)]))
+    if groups:
+        why = f"its pictures are in only {groups} group{'s' if groups > 1 else ''}, and a group stays on one side"
+    else:
+        why = "the folders or the manifest put its pictures elsewhere, and pictures are taken from train only"
+    raise _ClassesLack(f'The class "{class_names[label]}" has no {missing} picture: {why}.', lacking)

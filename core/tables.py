@@ -17,6 +17,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -242,6 +243,42 @@ class Image(Identified, Base):
     format: Mapped[str] = mapped_column(String(12))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     __table_args__ = (UniqueConstraint("owner_id", "sha256"),)
+
+
+class ImageLook(Base):
+    """What a picture looks like (`worker/ingest/looks.py`): hashes and a grey copy to find near duplicates by, `core.quality` flags,
+    camera and time.
+    """
+
+    __tablename__ = "image_looks"
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
+    hashes: Mapped[bytes] = mapped_column(LargeBinary)
+    grey: Mapped[bytes] = mapped_column(LargeBinary)
+    flags: Mapped[int]
+    camera: Mapped[str | None] = mapped_column(String(120))
+    taken_at: Mapped[float | None] = mapped_column(Float)
+
+
+class NearPair(Base):
+    """Two pictures that are one picture cropped, mirrored, encoded again: `image_id` < `other_id`; `score` is their correlation."""
+
+    __tablename__ = "near_pairs"
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
+    other_id: Mapped[str] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True, index=True)
+    score: Mapped[float]
+
+
+class VersionIssue(Base):
+    """Something wrong or odd in a dataset version (`core.issues`); with one picture, two, or none (a class)."""
+
+    __tablename__ = "version_issues"
+    version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id", ondelete="CASCADE"), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    image_id: Mapped[str | None] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), index=True)
+    other_id: Mapped[str | None] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), index=True)
+    score: Mapped[float | None]
+    detail: Mapped[str] = mapped_column(Text, default="")
 
 
 class VersionImage(Base):

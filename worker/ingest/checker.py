@@ -1,6 +1,6 @@
 """`python -m worker.ingest.checker`: decode one picture after the other in a process that may crash.
 
-One JSON line in (`{"source", "thumbnail", "max_bytes", "max_pixels", "seconds"}`), one JSON line out (`{"facts": …}` or
+One JSON line in (`{"source", "thumbnail", "max_bytes", "max_pixels", "seconds"}`), one JSON line out (`{"facts": …, "look": …}` or
 `{"refused": [code, sentence]}`). Ends at end of file. A decoder that hangs is ended by an alarm even when the parent is gone.
 """
 
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from worker.ingest.looks import look_at
 from worker.ingest.thumbnails import THUMBNAIL_PIXELS, thumbnail
 from worker.training.pictures import PictureLimits, PictureRefused, examine
 
@@ -28,7 +29,8 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
         return {"refused": [refused.reason.value, refused.sentence]}
     Path(question["thumbnail"]).write_bytes(thumbnail(picture.pixels))
     facts = picture.facts
-    return {"facts": [facts.format, facts.width, facts.height, list(facts.fixes)]}
+    look = look_at(picture.pixels, (facts.width, facts.height), Path(question["source"])).to_json()
+    return {"facts": [facts.format, facts.width, facts.height, list(facts.fixes)], "look": look}
 
 
 def _limit_memory() -> None:

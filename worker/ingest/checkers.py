@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from worker.ingest.entries import Code, Refusal
+from worker.ingest.looks import Look
 from worker.training.pictures import PictureFacts, PictureLimits
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,7 @@ class Job:
         refusal: why it is not a picture of the dataset.
         facts: what the checker found.
         size: of the file in bytes; known once it is stored.
+        look: what the picture looks like.
     """
 
     ordinal: int
@@ -46,6 +48,7 @@ class Job:
     refusal: Refusal | None = None
     facts: PictureFacts | None = None
     size: int = 0
+    look: Look | None = None
 
     @property
     def is_decided(self) -> bool:
@@ -189,6 +192,7 @@ def _decide(job: Job, answer: dict[str, Any]) -> None:
         job.refusal = Refusal(*answer["refused"])
     else:
         name, width, height, fixes = answer["facts"]
+        job.look = Look.from_json(answer["look"])
         job.facts = PictureFacts(name, width, height, tuple(fixes))
 
 

@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 
 from core.config import Settings
 from core.database import Database, database_now
-from core.datasets import remember_images
+from core.datasets import remember_images, remember_looks
 from core.errors import DiskFull, Fenced, QuotaReached, ThawError, UploadRejected
 from core.leases import UPLOAD_LIFE, Claim, claim, release, write
 from core.logs import about
@@ -29,6 +29,7 @@ from core.tables import Outcome, ReceiptRow, Upload, UploadFile
 from core.uploads import finish_rejected, incoming_folder, record_receipt
 from worker.ingest.checkers import Checkers, Job
 from worker.ingest.entries import ArchiveLimits, Code
+from worker.ingest.guard import look_columns
 from worker.ingest.held import Cancelled, Drained, Held
 from worker.ingest.sample import sample_pictures
 from worker.ingest.sources import Contents, Received
@@ -219,6 +220,7 @@ class Ingest:
         jobs = [job for job, _ in batch]
         with self._database.write() as session:
             ids = remember_images(session, self._owner_id, {job.sha256: _facts(job) for job in jobs if job.facts})
+            remember_looks(session, {ids[job.sha256]: look_columns(job.look) for job in jobs if job.look is not None})
             rows = [_row(job, ids[job.sha256] if job.facts else None) for job in jobs]
             for row in rows:
                 self._progress.add(row)

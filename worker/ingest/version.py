@@ -4,7 +4,7 @@ the run is queued that was wished for with it.
 
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sqlalchemy import bindparam, func, select, update
@@ -14,12 +14,14 @@ from core.config import Settings
 from core.database import Database
 from core.datasets import Placed, VersionDraft, add_version, latest_version, placed_pictures
 from core.errors import UploadRejected
+from core.issues import record_issues
 from core.leases import UPLOAD_LIFE, write
 from core.splits import NOBODY_SAID, ORDER, Double, Pictures, assign_splits, find_doubles
 from core.tables import Dataset, Image, Outcome, ReceiptRow, Split, Upload
 from core.uploads import finish_ready, train_as_wished
 from worker.ingest.entries import Code
 from worker.ingest.folders import Place, case_twins, check_classes
+from worker.ingest.guard import Guarded, guard
 from worker.ingest.held import Held
 from worker.ingest.sources import Contents
 
@@ -64,6 +66,7 @@ def _tried(database: Database, settings: Settings, held: Held, contents: Content
         if (newest.id if newest else None) != (base.id if base else None):
             return False
         version = add_version(session, dataset, draft)
+        record_issues(session, version, upload_id=held.claim.id)
         finish_ready(session, held.claim, version.id)
         train_as_wished(session, held.claim.id, version)
     _log.info("upload %s is ready: dataset version %s, %s pictures", held.claim.id, version.id, version.image_count)
@@ -101,18 +104,25 @@ def _draft(
     mask = np.ones(len(pictures), np.bool_)
     mask[[double.index for double in doubles]] = False
     kept = [one for one, keep in zip(candidates, mask, strict=True) if keep]
+    pictures = pictures.only(mask)
     if kept and all(one.ordinal < 0 for one in kept):
         raise UploadRejected("Nothing new: every picture of this upload is in the dataset already, or was refused.")
     counts = Counter(one.place.class_name for one in kept)
     check_classes(counts, most=settings.max_classes)
-    assigned = assign_splits(pictures.only(mask), class_names)
-    notes = [*_manifest_notes(contents), *assigned.notes, *_double_notes(issues), *case_twins(counts)]
+    guarded = guard(database, held, [_guarded(one) for one in kept], pictures, read_names=contents.manifest is None)
+    assigned = assign_splits(replace(pictures, units=guarded.units), class_names)
+    notes = [*_manifest_notes(contents), *assigned.notes, *guarded.notes, *_double_notes(issues), *case_twins(counts)]
     splits = (ORDER[int(split)] for split in assigned.splits)
-    return VersionDraft([_placed(one, split) for one, split in zip(kept, splits, strict=True)], notes, issues)
+    placed = [_placed(*one) for one in zip(kept, splits, guarded.groups, strict=True)]
+    return VersionDraft(placed, notes, issues)
 
 
-def _placed(one: _Candidate, split: Split) -> Placed:
-    return Placed(one.image_id, one.sha256, one.path, one.place.class_name, split, one.place.group)
+def _guarded(one: _Candidate) -> Guarded:
+    return Guarded(one.image_id, one.path, one.place.group, is_new=one.ordinal >= 0)
+
+
+def _placed(one: _Candidate, split: Split, group: str | None) -> Placed:
+    return Placed(one.image_id, one.sha256, one.path, one.place.class_name, split, group)
 
 
 def _arrays(candidates: list[_Candidate], class_names: list[str]) -> Pictures:

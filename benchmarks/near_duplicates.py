@@ -1,0 +1,104 @@
+"""Recall and precision of near duplicates: altered copies planted among photographs, found by the hashes and grey copies of an ingest.
+
+`python -m benchmarks near_duplicates FOLDER [--pictures 1200] [--show FOLDER]`
+
+Every picture gets one altered copy of each kind. A pair is right when both are of one original; pairs of two different originals count as
+wrong, also where the photographs themselves hold one scene twice (`--show` writes them side by side, so that one can judge).
+"""
+
+import argparse
+import io
+import random
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from worker.ingest.looks import GREY, look_at
+from worker.ingest.near import find_near, read_hashes
+from worker.training.pictures import PictureRefused, examine
+
+KINDS = ("original", "encoded", "resized", "cropped", "mirrored", "brighter")
+
+
+def altered(image: Image.Image, kind: str, chance: random.Random) -> Image.Image:
+    """A copy: JPEG quality 30 to 70, 40 to 70 % of the size, 5 % cut off each side length anywhere, mirrored, brightness 0.7 to 1.3."""
+    width, height = image.size
+    if kind == "resized":
+        share = chance.uniform(0.4, 0.7)
+        image = image.resize((max(16, round(width * share)), max(16, round(height * share))), Image.Resampling.BICUBIC)
+    elif kind == "cropped":
+        across, down = round(width * 0.95), round(height * 0.95)
+        left, top = chance.randint(0, width - across), chance.randint(0, height - down)
+        image = image.crop((left, top, left + across, top + down))
+    elif kind == "mirrored":
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    elif kind == "brighter":
+        image = ImageEnhance.Brightness(image).enhance(chance.choice([0.7, 0.8, 1.2, 1.3]))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=chance.randint(30, 70) if kind == "encoded" else 88)
+    return Image.open(io.BytesIO(out.getvalue())).convert("RGB")
+
+
+def main(arguments: list[str]) -> None:
+    """Plant, find, count."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks near_duplicates", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--pictures", type=int, default=1200)
+    parser.add_argument("--show", type=Path, help="write pairs of different originals here, side by side")
+    given = parser.parse_args(arguments)
+    chance = random.Random(0)  # noqa: S311 - which pictures are planted, nothing secret
+    paths = sorted(path for path in given.folder.rglob("*") if path.is_file() and path.suffix.lower() != ".md")
+    paths = sorted(chance.sample(paths, min(given.pictures, len(paths))))
+    looks, origins, kinds = [], [], []
+    for number, path in enumerate(paths):
+        try:
+            image = Image.fromarray(examine(path).pixels)
+        except PictureRefused:
+            continue
+        for kind in KINDS:
+            copy = image if kind == "original" else altered(image, kind, chance)
+            looks.append(look_at(np.asarray(copy)))
+            origins.append(number)
+            kinds.append(kind)
+    report(paths, looks, origins, kinds, given.show)
+
+
+def report(paths: list[Path], looks: list, origins: list[int], kinds: list[str], show: Path | None) -> None:  # type: ignore[type-arg]
+    """Print what was found."""
+    there = [index for index, look in enumerate(looks) if look.hashes]
+    hashes = read_hashes([looks[index].hashes for index in there])
+    greys = np.stack([np.frombuffer(looks[index].grey, np.uint8).reshape(GREY, GREY) for index in there])
+    pairs = [
+        (there[one.first], there[one.second], one.score)
+        for one in find_near(hashes, np.ones(len(there), np.bool_), lambda which: greys[which].astype(np.float32))
+    ]
+    right = [(a, b) for a, b, _ in pairs if origins[a] == origins[b]]
+    planted = Counter(kind for kind in kinds if kind != "original")
+    # a copy is found when it is paired with its original
+    found = Counter(kinds[b] for a, b in set(right) if kinds[a] == "original")
+    wrong = {(origins[a], origins[b]) for a, b, _ in pairs if origins[a] != origins[b]}
+    copies = len(set(right))
+    wrong_pairs = sum(origins[a] != origins[b] for a, b, _ in pairs)
+    print(f"{len(set(origins))} originals, {sum(planted.values())} planted copies, {len(looks) - len(there)} blank")
+    for kind in KINDS[1:]:
+        print(f"  {kind:9s} recall {found[kind] / planted[kind]:.4f}")
+    print(f"recall {sum(found.values()) / sum(planted.values()):.4f} (copy paired with its original)")
+    print(
+        f"precision {copies / max(1, copies + wrong_pairs):.4f} ({copies} right pairs, {wrong_pairs} of two originals)"
+    )
+    print(f"pairs of originals that were paired: {len(wrong)}")
+    if show is not None:
+        show.mkdir(parents=True, exist_ok=True)
+        for first, second in sorted(wrong)[:200]:
+            sides = [Image.fromarray(examine(paths[one]).pixels).resize((240, 240)) for one in (first, second)]
+            both = Image.new("RGB", (490, 240), "white")
+            both.paste(sides[0], (0, 0))
+            both.paste(sides[1], (250, 0))
+            both.save(show / f"{paths[first].parent.name}-{paths[first].stem}--{paths[second].stem}.jpg")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

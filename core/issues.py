@@ -1,0 +1,205 @@
+"""What is wrong or odd in a dataset version, as rows that are frozen with it: written once by SQL, listed and counted from an index.
+
+Pairs of near duplicates are facts about two pictures (`near_pairs`), found when pictures are ingested; which of them matter in a version,
+across which splits and classes, is read off its rows here. So a version made by moving pictures gets its own issues without a picture
+being looked at.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import ColumnElement, String, and_, case, cast, func, insert, literal, null, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from core.paging import DEFAULT_LIMIT, Page, checked_limit, decode_cursor, encode_cursor, wrong_query
+from core.quality import Flag, bit
+from core.tables import DatasetVersion, ImageLook, NearPair, ReceiptRow, Split, VersionImage, VersionIssue
+
+FEWEST = 10  # pictures of a class below this: too small to say much about
+MOST_UNEQUAL = 10  # times as many pictures in the largest class as in the smallest
+
+
+class Kind(StrEnum):
+    """What an issue is about."""
+
+    LEAKS = "leaks"
+    CONFLICTS = "conflicts"
+    DUPLICATES = "duplicates"
+    NEAR_DUPLICATES = "near_duplicates"
+    BLANK = "blank"
+    DARK = "dark"
+    OVEREXPOSED = "overexposed"
+    BLURRY = "blurry"
+    TINY = "tiny"
+    ODD_ASPECT = "odd_aspect"
+    SMALL_CLASSES = "small_classes"
+    IMBALANCE = "imbalance"
+
+
+_CODES = {"duplicate": Kind.DUPLICATES, "leak": Kind.LEAKS, "label_conflict": Kind.CONFLICTS}
+_A, _B = aliased(VersionImage, name="a"), aliased(VersionImage, name="b")
+_COLUMNS = ["version_id", "kind", "number", "image_id", "other_id", "score", "detail"]
+
+
+def record_issues(session: Session, version: DatasetVersion, *, upload_id: str | None = None) -> dict[str, int]:
+    """Write the issues of a version that has all its rows, and its counts by kind.
+
+    Args:
+        session: the writing session that makes the version.
+        version: the new version.
+        upload_id: the upload whose exact duplicates were taken out, if an upload made it.
+    """
+    if upload_id is not None:
+        for code, kind in _CODES.items():
+            _write(session, version, kind, _exact(upload_id, code))
+    near = _near(version)
+    _write(session, version, Kind.NEAR_DUPLICATES, near)
+    _write(session, version, Kind.LEAKS, near.where(_A.split != _B.split))
+    _write(session, version, Kind.CONFLICTS, near.where(_A.label != _B.label))
+    _write(session, version, Kind.LEAKS, _torn_groups(version))
+    for flag in Flag:
+        _write(session, version, Kind(flag.value), _flagged(version, flag))
+    _write_classes(session, version)
+    counted = select(VersionIssue.kind, func.count()).where(VersionIssue.version_id == version.id)
+    found = {kind: count for kind, count in session.execute(counted.group_by(VersionIssue.kind))}  # noqa: C416 - rows are no pairs
+    version.issues = {kind.value: found.get(kind.value, 0) for kind in Kind}
+    session.flush()
+    return version.issues
+
+
+def _write(session: Session, version: DatasetVersion, kind: Kind, rows: Any) -> None:
+    """Rows of (image, other image, score, detail), numbered in their order after those of the same kind that are there."""
+    mine = (VersionIssue.version_id == version.id, VersionIssue.kind == kind.value)
+    there = session.scalar(select(func.count()).select_from(VersionIssue).where(*mine)) or 0
+    found = rows.subquery()
+    number = func.row_number().over(order_by=(found.c.place, found.c.second)) - 1 + there
+    values = (literal(version.id), literal(kind.value), number, found.c.image, found.c.other, found.c.score)
+    session.execute(insert(VersionIssue).from_select(_COLUMNS, select(*values, found.c.detail)))
+
+
+def _exact(upload_id: str, code: str) -> Any:
+    said = ReceiptRow.path + literal(": ") + ReceiptRow.reason
+    return select(
+        ReceiptRow.ordinal.label("place"),
+        literal(0).label("second"),
+        ReceiptRow.image_id.label("image"),
+        cast(null(), String(36)).label("other"),
+        literal(1.0).label("score"),
+        said.label("detail"),
+    ).where(ReceiptRow.upload_id == upload_id, ReceiptRow.code == code)
+
+
+def _near(version: DatasetVersion) -> Any:
+    return (
+        select(
+            _A.ordinal.label("place"),
+            _B.ordinal.label("second"),
+            _A.image_id.label("image"),
+            _B.image_id.label("other"),
+            NearPair.score.label("score"),
+            literal("").label("detail"),
+        )
+        .select_from(NearPair)
+        .join(_A, and_(_A.version_id == version.id, _A.image_id == NearPair.image_id))
+        .join(_B, and_(_B.version_id == version.id, _B.image_id == NearPair.other_id))
+    )
+
+
+def _torn_groups(version: DatasetVersion) -> Any:
+    """For every group and every two splits that it is in: its first picture in each."""
+    rank = case({Split.TEST: 0, Split.VALIDATION: 1, Split.TRAIN: 2}, value=VersionImage.split)
+    grouped = (VersionImage.version_id == version.id, VersionImage.group.is_not(None))
+    firsts = select(
+        VersionImage.group.label("name"), rank.label("rank"), func.min(VersionImage.ordinal).label("ordinal")
+    ).where(*grouped)
+    firsts = firsts.group_by(VersionImage.group, rank)
+    one, two = firsts.subquery("one"), firsts.subquery("two")
+    return (
+        select(
+            _A.ordinal.label("place"),
+            _B.ordinal.label("second"),
+            _A.image_id.label("image"),
+            _B.image_id.label("other"),
+            cast(null(), NearPair.score.type).label("score"),
+            (literal("group ") + one.c.name).label("detail"),
+        )
+        .select_from(one)
+        .join(two, and_(one.c.name == two.c.name, one.c.rank < two.c.rank))
+        .join(_A, and_(_A.version_id == version.id, _A.ordinal == one.c.ordinal))
+        .join(_B, and_(_B.version_id == version.id, _B.ordinal == two.c.ordinal))
+    )
+
+
+def _flagged(version: DatasetVersion, flag: Flag) -> Any:
+    return (
+        select(
+            _A.ordinal.label("place"),
+            literal(0).label("second"),
+            _A.image_id.label("image"),
+            cast(null(), String(36)).label("other"),
+            cast(null(), NearPair.score.type).label("score"),
+            literal("").label("detail"),
+        )
+        .join(ImageLook, ImageLook.image_id == _A.image_id)
+        .where(_A.version_id == version.id, ImageLook.flags.bitwise_and(bit(flag)) != 0)
+    )
+
+
+def _write_classes(session: Session, version: DatasetVersion) -> None:
+    totals = {name: sum(counts.values()) for name, counts in version.counts.items()}
+    small = [f'Class "{name}" has {count} pictures.' for name, count in totals.items() if count < FEWEST]
+    least, most = min(totals, key=totals.__getitem__), max(totals, key=totals.__getitem__)
+    unequal = []
+    if totals[most] > MOST_UNEQUAL * totals[least]:
+        times = totals[most] / max(1, totals[least])
+        unequal = [f'Class "{most}" has {totals[most]:,} pictures, {times:.0f} times as many as "{least}".']
+    rows = [
+        {"version_id": version.id, "kind": kind.value, "number": number, "detail": sentence}
+        for kind, sentences in ((Kind.SMALL_CLASSES, small), (Kind.IMBALANCE, unequal))
+        for number, sentence in enumerate(sentences)
+    ]
+    if rows:
+        session.execute(insert(VersionIssue), rows)
+
+
+def checked_kind(kind: str) -> Kind:
+    """A kind by name.
+
+    Raises:
+        InputInvalid: there is no such kind.
+    """
+    try:
+        return Kind(kind)
+    except ValueError as error:
+        allowed = ", ".join(Kind)
+        raise wrong_query("kind", f"kind: one of {allowed}. Received: {kind[:80]!r}.", kind) from error
+
+
+def list_issues(
+    session: Session,
+    version: DatasetVersion,
+    *,
+    kind: str | None = None,
+    limit: int = DEFAULT_LIMIT,
+    cursor: str | None = None,
+) -> Page[VersionIssue]:
+    """Issues of a version by kind and number."""
+    limit = checked_limit(limit)
+    query = select(VersionIssue).where(VersionIssue.version_id == version.id)
+    if kind is not None:
+        query = query.where(VersionIssue.kind == checked_kind(kind).value)
+    if cursor:
+        last_kind, last_number = decode_cursor(cursor, str, int)
+        later = and_(VersionIssue.kind == last_kind, VersionIssue.number > last_number)
+        query = query.where(or_(VersionIssue.kind > last_kind, later))
+    rows = session.scalars(query.order_by(VersionIssue.kind, VersionIssue.number).limit(limit + 1)).all()
+    last = [rows[limit - 1].kind, rows[limit - 1].number] if len(rows) > limit else None
+    return Page(rows[:limit], encode_cursor(last) if last else None)
+
+
+def has_issue(version: DatasetVersion, kind: Kind) -> ColumnElement[bool]:
+    """Rows of `VersionImage` of this version whose picture is in an issue of this kind."""
+    mine = and_(VersionIssue.version_id == version.id, VersionIssue.kind == kind.value)
+    one = select(VersionIssue.image_id).where(mine, VersionIssue.image_id.is_not(None))
+    other = select(VersionIssue.other_id).where(mine, VersionIssue.other_id.is_not(None))
+    return VersionImage.image_id.in_(one.union(other))
