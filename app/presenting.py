@@ -15,6 +15,8 @@ from app.api.schemas import (
     Failure,
     FormatOut,
     ImageOut,
+    IssueImage,
+    IssueOut,
     LogLineOut,
     MetricOut,
     ModelOut,
@@ -31,6 +33,7 @@ from app.api.schemas import (
     VersionRef,
     WeightsOut,
 )
+from core.issues import Kind
 from core.models import FORMATS
 from core.paging import Page
 from core.tables import (
@@ -46,6 +49,7 @@ from core.tables import (
     TrainedModel,
     Upload,
     VersionImage,
+    VersionIssue,
     Weights,
     WeightsStatus,
 )
@@ -134,6 +138,24 @@ def _changed_image(change: Change) -> ChangedImage:
         before=before,
         after=after,
         thumbnail_url=thumbnail_url(change.image_id),
+    )
+
+
+def issue_out(issue: VersionIssue, places: Mapping[str, VersionImage], class_names: list[str]) -> IssueOut:
+    """An issue with its pictures; `places` by picture id."""
+    ids = [one for one in (issue.image_id, issue.other_id) if one is not None]
+    images = [_issue_image(one, places.get(one), class_names) for one in ids]
+    return IssueOut(kind=Kind(issue.kind), number=issue.number, images=images, score=issue.score, detail=issue.detail)
+
+
+def _issue_image(image_id: str, place: VersionImage | None, class_names: list[str]) -> IssueImage:
+    return IssueImage(
+        id=image_id,
+        thumbnail_url=thumbnail_url(image_id),
+        filename=place and place.filename,
+        class_name=class_names[place.label] if place else None,
+        split=place and place.split,
+        group=place and place.group,
     )
 
 

@@ -35,6 +35,27 @@ WORDS = {
     "decoder_too_slow": "Took too long to decode",
 }
 
+ISSUES = {
+    "leaks": (
+        "Leaks between splits",
+        "The same or nearly the same picture, or one group, on two sides: scores on test would be too high.",
+    ),
+    "conflicts": (
+        "Label conflicts",
+        "The same or nearly the same picture under two classes: one of the labels is wrong.",
+    ),
+    "duplicates": ("Exact duplicates", "Skipped by the upload: each picture is kept once."),
+    "near_duplicates": ("Near duplicates", "One picture cropped, mirrored, resized, encoded again or made lighter."),
+    "blank": ("Blank", "Nothing to be seen on it."),
+    "dark": ("Dark", "Even its bright parts are dark."),
+    "overexposed": ("Overexposed", "Even its dark parts are white."),
+    "blurry": ("Blurry", "Hardly an edge in it."),
+    "tiny": ("Tiny", "The shorter side has under 32 pixels."),
+    "odd_aspect": ("Odd shape", "One side is nearly three times as long as the other."),
+    "small_classes": ("Small classes", "Under 10 pictures: too few to learn from, and to say how well."),
+    "imbalance": ("Imbalance", "The largest class has over 10 times as many pictures as the smallest."),
+}
+
 
 def in_words(code: str) -> str:
     """The words for a code."""

@@ -10,6 +10,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
 
 from core.database import database_now
 from core.errors import NotFound
+from core.issues import checked_kind, has_issue
 from core.paging import DEFAULT_LIMIT, MOST, Page
 from core.paging import checked_limit as _checked_limit
 from core.paging import decode_cursor as _decode
@@ -231,10 +232,11 @@ def version_images(
     *,
     class_name: str | None = None,
     split: str | None = None,
+    issue: str | None = None,
     limit: int = DEFAULT_LIMIT,
     cursor: str | None = None,
 ) -> Page[VersionImage]:
-    """Pictures of a version in its order, with `.image` loaded; paged by ordinal."""
+    """Pictures of a version in its order, with `.image` loaded; paged by ordinal. `issue`: those in an issue of this kind."""
     limit = _checked_limit(limit)
     query = select(VersionImage).where(VersionImage.version_id == version.id).options(joinedload(VersionImage.image))
     if class_name is not None:
@@ -243,6 +245,8 @@ def version_images(
         query = query.where(VersionImage.label == version.class_names.index(class_name))
     if split is not None:
         query = query.where(VersionImage.split == checked_split(split))
+    if issue is not None:
+        query = query.where(has_issue(version, checked_kind(issue)))
     if cursor:
         query = query.where(VersionImage.ordinal > _decode(cursor, int)[0])
     rows = session.scalars(query.order_by(VersionImage.ordinal).limit(limit + 1)).all()

@@ -5,6 +5,7 @@ across which splits and classes, is read off its rows here. So a version made by
 being looked at.
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
@@ -203,3 +204,8 @@ def has_issue(version: DatasetVersion, kind: Kind) -> ColumnElement[bool]:
     one = select(VersionIssue.image_id).where(mine, VersionIssue.image_id.is_not(None))
     other = select(VersionIssue.other_id).where(mine, VersionIssue.other_id.is_not(None))
     return VersionImage.image_id.in_(one.union(other))
+
+
+def pictures_of(found: Iterable[VersionIssue]) -> list[str]:
+    """The ids of all their pictures."""
+    return [one for issue in found for one in (issue.image_id, issue.other_id) if one is not None]

@@ -16,15 +16,16 @@ from app.api.schemas import (
     DatasetPatch,
     DiffOut,
     ImageOut,
+    IssueOut,
     Listed,
     UploadOut,
     VersionIn,
     VersionOut,
 )
 from app.dependencies import Person, ReadSession, SettingsOf, TheHouse, WriteSession
-from app.presenting import API, dataset_out, diff_out, image_out, upload_out, version_out
+from app.presenting import API, dataset_out, diff_out, image_out, issue_out, upload_out, version_out
 from app.version_zip import VersionZip
-from core import catalog, datasets
+from core import catalog, datasets, issues
 from core.database import after_commit
 from core.new_version import change_version
 from core.storage import blob_key, thumbnail_key
@@ -166,6 +167,22 @@ def export_version(version_id: str, session: ReadSession, person: Person, house:
     return StreamingResponse(archive.stream(), media_type="application/zip", headers=headers)
 
 
+@router.get("/dataset-versions/{version_id}/issues")
+def read_issues(
+    version_id: str,
+    session: ReadSession,
+    person: Person,
+    paging: Pages,
+    kind: Annotated[str | None, Query(max_length=20, description="Only this kind, e.g. leaks.")] = None,
+) -> Listed[IssueOut]:
+    """Duplicates, leaks, label conflicts and odd pictures of a version, with their pictures."""
+    version = datasets.find_version(session, person.id, version_id)
+    page = issues.list_issues(session, version, kind=kind, limit=paging.limit, cursor=paging.cursor)
+    places = catalog.images_by_id(session, version.id, issues.pictures_of(page.items))
+    items = [issue_out(one, places, version.class_names) for one in page.items]
+    return Listed(items=items, next_cursor=page.next_cursor)
+
+
 @router.get("/dataset-versions/{version_id}/images")
 def list_images(
     version_id: str,
@@ -174,11 +191,12 @@ def list_images(
     paging: Pages,
     class_name: Annotated[str | None, Query(max_length=1024)] = None,
     split: Annotated[str | None, Query(max_length=20, description="train, validation or test")] = None,
+    issue: Annotated[str | None, Query(max_length=20, description="A kind of issue: pictures that are in one.")] = None,
 ) -> Listed[ImageOut]:
     """The pictures of a version, in its order."""
     version = datasets.find_version(session, person.id, version_id)
     page = catalog.version_images(
-        session, version, class_name=class_name, split=split, limit=paging.limit, cursor=paging.cursor
+        session, version, class_name=class_name, split=split, issue=issue, limit=paging.limit, cursor=paging.cursor
     )
     items = [image_out(one, version.class_names) for one in page.items]
     return Listed(items=items, next_cursor=page.next_cursor)

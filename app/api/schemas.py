@@ -5,6 +5,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from core.issues import Kind
 from core.tables import Outcome, RunStatus, Scope, Split, UploadStatus
 from core.uploads import LARGEST_SEED
 from core.version_changes import VersionChanges
@@ -313,6 +314,30 @@ class DiffOut(BaseModel):
     classes: DiffClasses
     items: list[ChangedImage]
     next_cursor: str | None = None
+
+
+class IssueImage(BaseModel):
+    """A picture of an issue; the last four are null where it is not in the version (refused with the upload)."""
+
+    id: str
+    thumbnail_url: str
+    filename: str | None
+    class_name: str | None
+    split: Split | None
+    group: str | None
+
+
+class IssueOut(BaseModel):
+    """Something wrong or odd in a version: with one picture, with two that are alike or of one group, or with a class (no picture).
+
+    `score`: correlation of two near duplicates, at most 1. `detail`: the receipt's sentence, the group, or a sentence about a class.
+    """
+
+    kind: Kind
+    number: int
+    images: list[IssueImage]
+    score: float | None
+    detail: str
 
 
 class ImageOut(BaseModel):

@@ -2,12 +2,27 @@
 
 from fastapi import APIRouter
 
-from app.pages import account, compare, datasets, gate, home, looking, models, new_run, runs, sending, system, weights
+from app.pages import (
+    account,
+    changing,
+    compare,
+    datasets,
+    gate,
+    home,
+    looking,
+    models,
+    new_run,
+    runs,
+    sending,
+    system,
+    weights,
+)
 
 # new_run and compare before runs: /runs/new is not a run's id
 routers: list[APIRouter] = [
     home.router,
     datasets.router,
+    changing.router,
     sending.router,
     new_run.router,
     compare.router,

@@ -15,7 +15,7 @@ from app.pages.cards import DatasetCard, RunRow, UploadRow, dataset_cards, run_r
 from app.pages.forms import Fields, see_other
 from app.pages.labels import Labels, labels_of, write_labels
 from app.pages.paging import Place
-from app.reasons import in_words
+from app.reasons import ISSUES, in_words
 from app.templating import View, render
 from core import uploads
 from core.catalog import Wish, latest_versions, list_datasets, list_runs, list_uploads, list_versions
@@ -84,6 +84,7 @@ class Filters:
     version: int | None = None
     class_name: str = ""
     split: str = ""
+    issue: str = ""
     cursor: str = ""
 
 
@@ -103,6 +104,8 @@ class DetailView(View):
     upload: Upload | None
     upload_row: UploadRow | None
     reasons: Sequence[tuple[str, int]]
+    issues: Sequence[tuple[str, str, int]]
+    is_newest: bool
     pictures: Page[VersionImage] | None
     filters: Filters
     next_address: str | None
@@ -199,7 +202,12 @@ def detail_view(session: Session, dataset: Dataset, settings: Settings, filters:
     upload = newest[0] if newest else None
     classes = class_rows(version) if version else []
     pictures = _pictures(session, version, filters) if version else None
-    query = {"class_name": filters.class_name, "split": filters.split, "version": str(filters.version or "")}
+    query = {
+        "class_name": filters.class_name,
+        "split": filters.split,
+        "issue": filters.issue,
+        "version": str(filters.version or ""),
+    }
     return DetailView(
         settings=settings,
         dataset=dataset,
@@ -211,6 +219,8 @@ def detail_view(session: Session, dataset: Dataset, settings: Settings, filters:
         upload=upload,
         upload_row=upload_row(upload, dataset.name) if upload and upload.status in ON_THE_WAY else None,
         reasons=reasons(upload) if upload else [],
+        issues=issue_counts(version) if version else [],
+        is_newest=version is None or all(one.number <= version.number for one in versions),
         pictures=pictures,
         filters=filters,
         next_address=_next(f"/datasets/{dataset.id}", pictures.next_cursor, **query) if pictures else None,
@@ -232,9 +242,15 @@ def _pictures(session: Session, version: DatasetVersion, filters: Filters) -> Pa
         version,
         class_name=filters.class_name or None,
         split=filters.split or None,
+        issue=filters.issue or None,
         limit=PICTURES,
         cursor=filters.cursor or None,
     )
+
+
+def issue_counts(version: DatasetVersion) -> list[tuple[str, str, int]]:
+    """(kind, its title, how many) of what is wrong or odd in a version, worst first."""
+    return [(kind, title, version.issues[kind]) for kind, (title, _) in ISSUES.items() if version.issues.get(kind)]
 
 
 def class_rows(version: DatasetVersion) -> list[ClassRow]:

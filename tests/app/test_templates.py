@@ -101,6 +101,7 @@ def addresses(f: Furnished) -> list[str]:
         "/", "/datasets", "/datasets?search=gro&sort=name", "/datasets?search=nothing-like-it",
         f"/datasets/{f.dataset}", f"/datasets/{f.dataset}?version=1&class_name=Kiwi&split=test", f"/datasets/{f.busy_dataset}",
         f"/datasets/{f.rejected_dataset}", f"/datasets/{f.empty_dataset}", f"/datasets/{f.dataset}/delete",
+        f"/datasets/{f.dataset}/issues", f"/datasets/{f.dataset}/diff",
         f"/datasets/{f.dataset}/uploads/{f.upload}", f"/datasets/{f.dataset}/uploads/{f.upload}/receipt",
         f"/datasets/{f.dataset}/uploads/{f.upload}/receipt?outcome=refused", "/runs/new", f"/runs/new?dataset_id={f.dataset}",
         f"/runs/new?like={f.cancelled}", f"/runs/new?like={f.done}", "/runs", "/runs?status=failed&sort=name&search=huge",

@@ -13,9 +13,11 @@ import numpy.typing as npt
 
 from worker.ingest.looks import GREY, HASHES
 
-RADIUS = 7
-ALIKE = 0.965  # least correlation of the grey copies
-ALIKE_DETAIL = 0.80  # least correlation of what remains of them without their soft parts
+RADIUS = 11  # bits; up to 7 are always met, more than that nearly always
+ALIKE = 0.85  # least correlation of the grey copies (copies cropped by 5 %: 0.87 and more)
+ALIKE_DETAIL = (
+    0.75  # of what remains without their soft parts (cropped copies: 0.77 and more; other photographs: 0.69 at most)
+)
 MOST_MET = 200  # pictures that one is compared with: of a thousand frames each still meets its neighbours
 AT_ONCE = 2048
 _BANDS = 4

@@ -3,8 +3,10 @@
 import pytest
 
 from app.dependencies import House
+from core.issues import record_issues
+from core.quality import Flag, bit
 from core.storage import thumbnail_key
-from core.tables import Image
+from core.tables import DatasetVersion, Image, ImageLook, NearPair
 from tests.app.people import Belongings, Caller, belongings, original_of
 
 pytestmark = pytest.mark.both_databases
@@ -173,3 +175,44 @@ def test_changes_that_cannot_be_made_say_which_field(ada: Caller, owned: Belongi
     assert elsewhere.json()["errors"][0]["field"] == "base_version_id"
     same = ada.client.post(path, json={"base_version_id": owned.version_id, "changes": {}})
     assert same.status_code == 409
+
+
+def test_issues_are_listed_with_their_pictures_and_filter_the_list(
+    ada: Caller, bob: Caller, house: House, owned: Belongings
+) -> None:
+    path = f"/api/v1/dataset-versions/{owned.version_id}"
+    pictures = ada.client.get(f"{path}/images").json()["items"]
+    cat, dog = pictures[0], pictures[-1]
+    with house.database.write() as session:
+        session.add(NearPair(image_id=cat["id"], other_id=dog["id"], score=0.97))
+        look = {"hashes": b"", "grey": b"", "flags": bit(Flag.DARK)}
+        session.add(ImageLook(image_id=pictures[1]["id"], **look))
+        session.flush()
+        record_issues(session, session.get_one(DatasetVersion, owned.version_id))
+    counts = ada.client.get(path).json()["issues"]
+    assert {kind: count for kind, count in counts.items() if count} == {
+        "leaks": 1,
+        "conflicts": 1,
+        "near_duplicates": 1,
+        "dark": 1,
+        "small_classes": 2,
+    }
+    (leak,) = ada.client.get(f"{path}/issues", params={"kind": "leaks"}).json()["items"]
+    assert [(one["id"], one["split"]) for one in leak["images"]] == [(cat["id"], "train"), (dog["id"], "test")]
+    assert leak["score"] == 0.97
+    seen, cursor = [], None
+    while True:
+        asked = {"limit": 2, **({"cursor": cursor} if cursor else {})}
+        page = ada.client.get(f"{path}/issues", params=asked).json()
+        seen += [(one["kind"], one["number"]) for one in page["items"]]
+        if (cursor := page["next_cursor"]) is None:
+            break
+    assert len(seen) == len(set(seen)) == 6
+    dark = ada.client.get(f"{path}/images", params={"issue": "dark"}).json()["items"]
+    assert [one["id"] for one in dark] == [pictures[1]["id"]]
+    assert ada.client.get(f"{path}/images", params={"issue": "odd"}).status_code == 422
+    assert bob.client.get(f"{path}/issues").status_code == 404
+    moved = {"changes": {"move": [{"image_ids": [cat["id"]], "split": "test"}]}}
+    later = ada.client.post(f"/api/v1/datasets/{owned.dataset_id}/versions", json=moved).json()
+    assert later["issues"]["leaks"] == 0
+    assert later["issues"]["near_duplicates"] == 1

@@ -1,0 +1,232 @@
+"""The split guard: altered copies and patients are found, kept on one side, reported where somebody parted them."""
+
+import random
+from collections import defaultdict
+from pathlib import Path
+
+import imagehash
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+from PIL import ImageFilter
+from sqlalchemy import select
+
+from benchmarks.near_duplicates import KINDS, altered
+from core.issues import list_issues
+from core.new_version import change_version
+from core.quality import Flag
+from core.splits import join_units
+from core.tables import DatasetVersion, NearPair, Split, VersionImage
+from core.version_changes import VersionChanges
+from tests.samples import sample_folder
+from tests.worker.ingest.conftest import Person
+from tests.worker.ingest.corpus import encoded
+from tests.worker.ingest.test_ingest import placed, version_of
+from worker.ingest.groups import group_all, group_by_name
+from worker.ingest.looks import GREY, look_at, perceptual_hash
+from worker.ingest.near import find_near, read_hashes
+
+RESPLIT = VersionChanges.model_validate(
+    {"resplit": {"fractions": {"train": 0.6, "validation": 0.2, "test": 0.2}, "seed": 1}}
+)
+
+
+def scene(seed: int, side: int = 96) -> np.ndarray:
+    """A picture unlike any other of another seed: soft blots of colour."""
+    noise = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), np.uint8)
+    return np.asarray(PillowImage.fromarray(noise).resize((side, side), PillowImage.Resampling.BICUBIC))
+
+
+def test_altered_copies_are_found_and_other_pictures_are_not() -> None:
+    chance = random.Random(1)
+    looks, origins = [], []
+    for seed in range(30):
+        image = PillowImage.fromarray(scene(seed, 200))
+        for kind in KINDS:
+            looks.append(look_at(np.asarray(image if kind == "original" else altered(image, kind, chance))))
+            origins.append(seed)
+    greys = np.stack([np.frombuffer(one.grey, np.uint8).reshape(GREY, GREY) for one in looks]).astype(np.float32)
+    hashes = read_hashes([one.hashes for one in looks])
+    pairs = list(find_near(hashes, np.ones(len(looks), np.bool_), lambda which: greys[which]))
+    assert len({(one.first, one.second) for one in pairs}) == len(pairs)
+    assert all(one.first < one.second for one in pairs)
+    right = {(one.first, one.second) for one in pairs if origins[one.first] == origins[one.second]}
+    assert len(right) / len(pairs) >= 0.98
+    copies = [index for index in range(len(looks)) if index % len(KINDS)]
+    found = [index for index in copies if (index - index % len(KINDS), index) in right]
+    assert len(found) / len(copies) >= 0.95
+    asking = np.zeros(len(looks), np.bool_)
+    asking[3] = True
+    asked = {(one.first, one.second) for one in find_near(hashes, asking, lambda which: greys[which])}
+    assert asked == {pair for pair in {(one.first, one.second) for one in pairs} if 3 in pair}
+
+
+def test_the_hash_is_that_of_imagehash() -> None:
+    image = PillowImage.fromarray(scene(3, 32)).convert("L")
+    ours = np.unpackbits(np.frombuffer(perceptual_hash(np.asarray(image, np.float32)), np.uint8)).astype(bool)
+    assert np.count_nonzero(ours != imagehash.phash(image).hash.ravel()) <= 1  # one bit may lie on the median
+
+
+@pytest.mark.parametrize(
+    ("pixels", "flags"),
+    [
+        (scene(1), set()),
+        (np.full((64, 64, 3), 128, np.uint8), {Flag.BLANK}),
+        (scene(1) // 5, {Flag.DARK}),
+        (np.maximum(scene(1), 250), {Flag.OVEREXPOSED}),
+        (scene(1, 20), {Flag.TINY}),
+        (scene(1)[:24], {Flag.TINY, Flag.ODD_ASPECT}),
+    ],
+    ids=["fine", "blank", "dark", "overexposed", "tiny", "odd"],
+)
+def test_odd_pictures_are_flagged(pixels: np.ndarray, flags: set[Flag]) -> None:
+    assert look_at(pixels).flags - {Flag.BLURRY} == flags
+
+
+def test_a_blurred_photograph_is_flagged_and_a_sharp_one_is_not() -> None:
+    sharp = PillowImage.fromarray(np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8))
+    assert Flag.BLURRY not in look_at(np.asarray(sharp)).flags
+    soft = sharp.resize((256, 256)).filter(ImageFilter.GaussianBlur(40))
+    assert Flag.BLURRY in look_at(np.asarray(soft)).flags
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("a/person19_bacteria_60.jpeg", ("person", "person19")),
+        ("patient-0007_left.png", ("person", "patient-0007")),
+        ("x_subject3.png", ("person", "subject3")),
+        ("NORMAL2-IM-0971-0001-0002.jpeg", ("study", "normal2-im-0971")),
+        ("IM-0453-0001.jpeg", ("study", "im-0453")),
+        ("street_frame_00012.jpg", ("film", "street")),
+        ("00001IMG_00001_BURST20180703121212345_COVER.jpg", ("burst", "burst20180703121212345")),
+        ("rose_12.jpg", None),
+        ("IMG_0042.JPG", None),
+        ("frame_0001.jpg", None),
+        ("personal-3.jpg", None),
+    ],
+)
+def test_only_names_that_say_so_make_groups(name: str, group: tuple[str, str] | None) -> None:
+    assert group_by_name(name) == group
+
+
+def test_a_rule_that_would_leave_nothing_to_split_is_left_out() -> None:
+    paths = [f"film{number % 2}_frame_{number}.png" for number in range(10)]
+    assert group_all(paths, [0] * 10, [None] * 10) == ([None] * 10, {})
+    more = [f"film{number % 4}_frame_{number}.png" for number in range(12)]
+    groups, counts = group_all(more, [0] * 12, [None] * 12)
+    assert counts == {"film": 4}
+    assert groups[0] == groups[4] == "film0"
+
+
+def test_pictures_of_one_camera_within_two_seconds_are_one_burst() -> None:
+    shots = [("A", 10.0), ("A", 11.5), ("A", 13.0), ("B", 11.0), ("A", 99.0), None]
+    groups, counts = group_all([f"{n}.jpg" for n in range(6)], [0] * 6, shots)
+    assert groups[0] == groups[1] == groups[2] is not None
+    assert groups[3:] == [None, None, None]
+    assert counts == {"camera": 1}
+
+
+def test_units_join_what_groups_and_pairs_join() -> None:
+    groups = np.array([0, 0, -1, -1, 1, -1])
+    units = join_units(groups, np.array([1]), np.array([2]))
+    assert units[0] == units[1] == units[2] >= 0
+    assert units[3] == units[5] == -1
+    assert units[4] >= 0
+    assert units[4] != units[0]
+
+
+def sides(person: Person, version: DatasetVersion) -> dict[str, set[Split]]:
+    """Splits of every group of a version."""
+    found: dict[str, set[Split]] = defaultdict(set)
+    with person.database.read() as session:
+        rows = session.execute(
+            select(VersionImage.group, VersionImage.split).where(VersionImage.version_id == version.id)
+        )
+        for group, split in rows:
+            if group:
+                found[group].add(split)
+    return found
+
+
+def leaks(person: Person, version: DatasetVersion) -> list[str]:
+    """Details of the leaks of a version."""
+    with person.database.read() as session:
+        return [one.detail for one in list_issues(session, version, kind="leaks", limit=200).items]
+
+
+def split_again(person: Person, base: DatasetVersion) -> DatasetVersion:
+    with person.database.write() as session:
+        return change_version(session, session.get_one(DatasetVersion, base.id), RESPLIT)
+
+
+def test_patients_that_were_parted_are_reported_and_a_new_split_keeps_them_together(person: Person) -> None:
+    files: dict[str, bytes | Path] = {}
+    for number in range(26):
+        name = ("ill", "well")[number % 2]
+        folder = ("train", "train", "val", "val", "test", "test")[number % 6]
+        files[f"{folder}/{name}/other {number}.png"] = encoded(scene(1000 + number))
+    for patient in range(13):
+        name = ("ill", "well")[patient % 2]
+        for turn, folder in enumerate(("train", "test")):
+            files[f"{folder}/{name}/person{patient}_{turn}.png"] = encoded(scene(2 * patient + turn))
+    person.upload(files)
+    version = version_of(person)
+    assert sorted(leaks(person, version)) == sorted(f"group person{number}" for number in range(13))
+    assert version.issues["leaks"] == 13
+    assert placed(person)["train/ill/person0_0.png"][1] == Split.TRAIN  # reported, not moved
+    again = split_again(person, version)
+    assert len(sides(person, again)) == 13
+    assert all(len(one) == 1 for one in sides(person, again).values())
+    assert again.issues["leaks"] == 0
+
+
+def test_the_thirteen_patients_of_the_chest_set_are_found(person: Person) -> None:
+    folder = sample_folder("chest_xray2")
+    if folder is None:
+        pytest.skip("the sample set is not here")
+    by_group: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.rglob("*.jpeg")):
+        named = group_by_name(path.name)
+        by_group[named[1] if named else path.name].append(path)
+    two = [paths for paths in by_group.values() if len(paths) == 2]
+    alone = [paths[0] for paths in by_group.values() if len(paths) == 1]
+    assert len(two) == 13
+    files: dict[str, bytes | Path] = {}
+    for paths in two:
+        for path, split in zip(paths, ("train", "test"), strict=True):
+            files[f"{split}/{path.parent.name}/{path.name}"] = path
+    for index, path in enumerate(alone[:12] + alone[-12:]):
+        files[f"{('train', 'val', 'test')[index % 3]}/{path.parent.name}/{path.name}"] = path
+    person.upload(files)
+    version = version_of(person)
+    torn = {detail for detail in leaks(person, version) if detail.startswith("group ")}
+    assert len(torn) == 13
+    again = split_again(person, version)
+    assert all(len(one) == 1 for one in sides(person, again).values())
+    assert not any(detail.startswith("group ") for detail in leaks(person, again))
+
+
+def test_near_duplicates_stay_on_one_side_and_are_reported_where_folders_part_them(person: Person) -> None:
+    chance = random.Random(2)
+    files: dict[str, bytes | Path] = {}
+    for seed in range(12):
+        image = PillowImage.fromarray(scene(seed, 160))
+        for kind in ("original", "mirrored", "resized"):
+            copy = image if kind == "original" else altered(image, kind, chance)
+            files[f"{('cat', 'dog')[seed % 2]}/{seed} {kind}.png"] = encoded(np.asarray(copy))
+    person.upload(files)
+    version = version_of(person)
+    assert version.issues["near_duplicates"] >= 12 * 3 - 1
+    assert (version.issues["leaks"], version.issues["conflicts"]) == (0, 0)
+    found = placed(person)
+    for seed in range(12):
+        assert len({split for name, (_, split, _) in found.items() if name.split("/")[1].startswith(f"{seed} ")}) == 1
+    with person.database.read() as session:
+        assert all(one.image_id < one.other_id for one in session.scalars(select(NearPair)))
+    # a later upload of a copy under another class goes to its original's side, and is a conflict
+    copy = altered(PillowImage.fromarray(scene(0, 160)), "brighter", chance)
+    person.upload({"dog/copy.png": encoded(np.asarray(copy))})
+    assert placed(person)["dog/copy.png"][1] == placed(person)["cat/0 original.png"][1]
+    assert version_of(person).issues["conflicts"] >= 1
+    assert version_of(person).issues["leaks"] == 0
