@@ -212,7 +212,8 @@ def test_issues_are_listed_with_their_pictures_and_filter_the_list(
     assert [one["id"] for one in dark] == [pictures[1]["id"]]
     assert ada.client.get(f"{path}/images", params={"issue": "odd"}).status_code == 422
     assert bob.client.get(f"{path}/issues").status_code == 404
-    moved = {"changes": {"move": [{"image_ids": [cat["id"]], "split": "test"}]}}
+    validated = {"image_ids": [pictures[1]["id"]], "split": "validation"}
+    moved = {"changes": {"move": [{"image_ids": [cat["id"]], "split": "test"}, validated]}}
     later = ada.client.post(f"/api/v1/datasets/{owned.dataset_id}/versions", json=moved).json()
     assert later["issues"]["leaks"] == 0
     assert later["issues"]["near_duplicates"] == 1

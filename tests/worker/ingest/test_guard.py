@@ -73,7 +73,7 @@ def test_the_hash_is_that_of_imagehash() -> None:
         (scene(1), set()),
         (np.full((64, 64, 3), 128, np.uint8), {Flag.BLANK}),
         (scene(1) // 5, {Flag.DARK}),
-        (np.maximum(scene(1), 250), {Flag.OVEREXPOSED}),
+        (np.maximum(scene(1), 250), {Flag.OVEREXPOSED, Flag.BLANK}),
         (scene(1, 20), {Flag.TINY}),
         (scene(1)[:24], {Flag.TINY, Flag.ODD_ASPECT}),
     ],
@@ -86,8 +86,8 @@ def test_odd_pictures_are_flagged(pixels: np.ndarray, flags: set[Flag]) -> None:
 def test_a_blurred_photograph_is_flagged_and_a_sharp_one_is_not() -> None:
     sharp = PillowImage.fromarray(np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8))
     assert Flag.BLURRY not in look_at(np.asarray(sharp)).flags
-    soft = sharp.resize((256, 256)).filter(ImageFilter.GaussianBlur(40))
-    assert Flag.BLURRY in look_at(np.asarray(soft)).flags
+    soft = PillowImage.fromarray(scene(1, 200)).filter(ImageFilter.GaussianBlur(4))
+    assert look_at(np.asarray(soft)).flags == {Flag.BLURRY}
 
 
 @pytest.mark.parametrize(
