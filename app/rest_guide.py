@@ -18,6 +18,7 @@ TITLES = {
     "sessions": "Browser sessions",
     "users": "People",
     "datasets": "Datasets",
+    "label desk": "Label desk",
     "uploads": "Uploads",
     "runs": "Runs",
     "events": "Event streams",

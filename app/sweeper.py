@@ -20,6 +20,7 @@ from core.database import Database, database_now
 from core.ids import new_id
 from core.leases import (
     EXPORT_LIFE,
+    LABEL_CHECK_LIFE,
     LIVES,
     RUN_LIFE,
     UPLOAD_LIFE,
@@ -197,6 +198,8 @@ def _failed_values(life: Life) -> dict[str, object]:
         }
     if life is EXPORT_LIFE:
         return {"error": "Making this file failed three times: each time the worker disappeared."}
+    if life is LABEL_CHECK_LIFE:
+        return {"error": "Looking for label errors failed three times: each time the worker disappeared."}
     return {}
 
 

@@ -12,7 +12,19 @@ from sqlalchemy.orm import Session
 
 from core.database import database_now
 from core.errors import Fenced
-from core.tables import Export, ExportStatus, Run, RunStatus, Upload, UploadStatus, Weights, WeightsStatus, utc_now
+from core.tables import (
+    Export,
+    ExportStatus,
+    LabelCheck,
+    LabelCheckStatus,
+    Run,
+    RunStatus,
+    Upload,
+    UploadStatus,
+    Weights,
+    WeightsStatus,
+    utc_now,
+)
 
 MOST_FAILURES = 3
 
@@ -21,7 +33,7 @@ MOST_FAILURES = 3
 class Life:
     """The statuses that a leased noun lives through, and the queue that is rung for it."""
 
-    table: type[Run] | type[Upload] | type[Export] | type[Weights]
+    table: type[Run] | type[Upload] | type[Export] | type[Weights] | type[LabelCheck]
     queue: str
     waiting: Any
     working: Any
@@ -44,7 +56,15 @@ WEIGHTS_LIFE = Life(
     WeightsStatus.REJECTED,
     WeightsStatus.REJECTED,
 )
-LIVES = (RUN_LIFE, UPLOAD_LIFE, EXPORT_LIFE, WEIGHTS_LIFE)
+LABEL_CHECK_LIFE = Life(
+    LabelCheck,
+    "batch",
+    LabelCheckStatus.QUEUED,
+    LabelCheckStatus.CHECKING,
+    LabelCheckStatus.CANCELLED,
+    LabelCheckStatus.FAILED,
+)
+LIVES = (RUN_LIFE, UPLOAD_LIFE, EXPORT_LIFE, WEIGHTS_LIFE, LABEL_CHECK_LIFE)
 
 
 @dataclass(frozen=True)

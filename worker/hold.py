@@ -1,4 +1,4 @@
-"""A supervisor's hold on its run: renews the lease, hears of a cancel, writes behind the fence, waits for an absent database."""
+"""A worker's hold on its run or label check: renews the lease, hears of a cancel, writes behind the fence, waits for the database."""
 
 import logging
 import time
@@ -9,7 +9,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from core.errors import Fenced
-from core.leases import RUN_LIFE, Claim, cancel_requested, renew
+from core.leases import RUN_LIFE, Claim, Life, cancel_requested, renew
 from worker.workplace import Workplace
 
 _log = logging.getLogger(__name__)
@@ -19,15 +19,16 @@ Result = TypeVar("Result")
 
 
 class Hold:
-    """The lease on one run from claim to end. Not for threads.
+    """The lease on one row from claim to end. Not for threads.
 
     Attributes:
         claim: id and attempt.
         cancelled: True once a person asked for cancelling.
     """
 
-    def __init__(self, place: Workplace, claim: Claim) -> None:
+    def __init__(self, place: Workplace, claim: Claim, life: Life = RUN_LIFE) -> None:
         self.claim = claim
+        self.life = life
         self.cancelled = False
         self._place = place
         self._renewed = self._polled = time.monotonic()
@@ -47,7 +48,7 @@ class Hold:
         settings, now = self._place.settings, time.monotonic()
         if now - self._renewed >= settings.renew_seconds:
             self.cancelled |= self.write(
-                lambda session: renew(session, RUN_LIFE, self.claim, settings.lease_seconds), announce=False
+                lambda session: renew(session, self.life, self.claim, settings.lease_seconds), announce=False
             )
             self._renewed = self._polled = now
             self.renewals += 1
@@ -57,7 +58,7 @@ class Hold:
 
     def _look_for_cancel(self) -> bool:
         with self._place.database.read() as session:
-            return cancel_requested(session, RUN_LIFE, self.claim.id)
+            return cancel_requested(session, self.life, self.claim.id)
 
     def write(self, call: Callable[[Session], Result], *, announce: bool = True) -> Result:
         """Make `call` in one writing transaction, then wake the watchers. It may be called more than once.
@@ -84,7 +85,7 @@ class Hold:
             except (OperationalError, InterfaceError) as error:
                 left = self._renewed + self._place.settings.lease_seconds - time.monotonic()
                 if left <= 0:
-                    message = f"The database was away for a whole lease, so run {self.claim.id} is not ours any more."
+                    message = f"The database was away for a whole lease, so {self.claim.id} is not ours any more."
                     raise Fenced(message) from error
                 _log.warning("the database does not answer; %.0f s of the lease are left", left)
                 time.sleep(min(pause, left))

@@ -60,7 +60,7 @@ def prepare_folder(
         version = session.get(DatasetVersion, run.dataset_version_id) if run.dataset_version_id else None
     if version is None:
         raise PicturesUnreadable("The dataset of this run was deleted before the training began.")
-    listing = _Listing(place, folder, version, keep, tell)
+    listing = Listing(place, folder, version, keep, tell)
     listing.write()
     text = json.dumps(
         _run_json(settings, run, version, held) | _start(place, run, folder), indent=1, ensure_ascii=False
@@ -105,7 +105,7 @@ def _start(place: Workplace, run: Run, folder: Path) -> dict[str, Any]:
     return {"start": {"file": os.fspath(file), "cut_layer": start.cut_layer}}
 
 
-class _Listing:
+class Listing:
     """Writes `images.jsonl`; fetches many pictures at once where the storage is elsewhere."""
 
     def __init__(

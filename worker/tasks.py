@@ -3,6 +3,7 @@
 import logging
 
 from worker.ingest.ingest import ingest_next
+from worker.label_checks import check_next as check_labels_next
 from worker.weights.check import check_next
 from worker.workplace import Workplace
 
@@ -30,5 +31,8 @@ def export(place: Workplace) -> None:
 
 
 def batch(place: Workplace) -> None:
-    """Batch predictions come with a later version: no row ever waits."""
-    _log.warning("%s: the batch queue was rung, but this version has no batch predictions", place.name)
+    """Do the label checks that nobody works on. (Batch predictions come with a later version.)"""
+    with place.at_work():
+        while not place.stopping:
+            if not check_labels_next(place):
+                return

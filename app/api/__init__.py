@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.api import account, datasets, judging, live, models, previews, runs, system, tus, uploads, weights
+from app.api import account, datasets, judging, label_desk, live, models, previews, runs, system, tus, uploads, weights
 
 routers: list[APIRouter] = [
     system.router,
@@ -10,6 +10,7 @@ routers: list[APIRouter] = [
     account.sessions,
     account.users,
     datasets.router,
+    label_desk.router,
     uploads.router,
     tus.router,
     previews.router,

@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
             folder = orders.wait_for_folder()
         else:
             folder = options.folder
-        _run(folder, speaker, orders)
+        _run(folder, speaker, orders, label_errors=options.label_errors)
     except Cancelled:
         return CANCELLED
     except Drained:
@@ -83,16 +83,16 @@ def main(arguments: list[str] | None = None) -> int:
     return SUCCEEDED
 
 
-def _run(path: Path, speaker: Speaker, orders: Orders) -> None:
+def _run(path: Path, speaker: Speaker, orders: Orders, *, label_errors: bool) -> None:
     folder = read_run_folder(path)
     pictures = DecodedPictures(folder, orders)
     # Short turns while TensorFlow is imported: each decoding thread asks for the interpreter many times a picture.
     interval = sys.getswitchinterval()
     sys.setswitchinterval(0.0005)
     pictures.start()
-    story = _import_train()
+    story = _import_label_errors().find_label_errors if label_errors else _import_train().train
     sys.setswitchinterval(interval)
-    story.train(folder, pictures, speaker, orders)
+    story(folder, pictures, speaker, orders)
 
 
 def _import_train() -> ModuleType:
@@ -108,6 +108,13 @@ def _make_ready(like: Path | None, threads: int) -> None:
     READY.make(like, threads)
 
 
+def _import_label_errors() -> ModuleType:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from worker.training import label_errors  # noqa: PLC0415 - as above
+
+    return label_errors
+
+
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m worker.training", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, help="run folder (docs/decisions/0002-run-folder.md)")
@@ -115,6 +122,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--spare", action="store_true", help='import TensorFlow, then wait for "run PATH"')
     parser.add_argument("--like", type=Path, help="of a spare: run folder whose network is made ready meanwhile")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of a spare: processor threads to use")
+    parser.add_argument("--label-errors", action="store_true", help="train nothing: say which labels are doubtful")
     options = parser.parse_args(arguments)
     if options.spare == (options.folder is not None):
         parser.error("Give a run folder, or --spare.")

@@ -2,6 +2,7 @@
 // everything listens before the page counts as loaded.
 import { start as startCompare } from "./compare.js";
 import { start as startCurves } from "./curves.js";
+import { start as startLabelDesk } from "./label-desk.js";
 import { start as startLook } from "./look.js";
 import { start as startNewRun } from "./new-run.js";
 import { start as startPredict } from "./predict.js";
@@ -17,6 +18,7 @@ const PARTS = [
   ["[data-upload]", startUpload],
   ["[data-predict]", startPredict],
   ["[data-new-run]", startNewRun],
+  ["[data-desk]", startLabelDesk],
   ["[data-curves]", startCurves],
   ["a[data-look]", startLook],
   ["[data-threshold]", startThreshold],

@@ -1,0 +1,181 @@
+"""The label desk's verbs: decisions are kept, test is apart, and changed labels make the next version."""
+
+from typing import cast
+
+import pytest
+from sqlalchemy.orm import Session
+
+from core import label_desk
+from core.database import Database
+from core.datasets import Placed, VersionDraft, add_version, create_dataset, remember_image
+from core.errors import Conflict, Fenced, InputInvalid, NotFound
+from core.leases import LABEL_CHECK_LIFE, LIVES, claim
+from core.presets import PRESETS
+from core.queue import Queue
+from core.runs import NewRun, create_runs
+from core.tables import DatasetVersion, Decision, LabelCheckStatus, Split, User
+from tests.core.rows import RememberingQueue
+
+pytestmark = pytest.mark.both_databases
+CLASSES = ("cat", "dog", "fox")
+SPLITS = (Split.TRAIN,) * 6 + (Split.VALIDATION,) * 2 + (Split.TEST,) * 2
+
+
+def make_version(session: Session, user: User | None = None) -> DatasetVersion:
+    """Three classes of ten pictures, of a new person where none is given."""
+    if user is None:
+        user = User(name="ada")
+        session.add(user)
+        session.flush()
+    dataset = create_dataset(session, user.id, "Pets")
+    placed = []
+    for label, name in enumerate(CLASSES):
+        for number, split in enumerate(SPLITS):
+            sha = f"{label}{number}".ljust(64, "0")
+            facts = {"width": 1, "height": 1, "format": "PNG", "size_bytes": 1}
+            image_id = remember_image(session, user.id, sha, facts)
+            placed.append(Placed(image_id, sha, f"{name}/{number}.png", name, split))
+    return add_version(session, dataset, VersionDraft(placed))
+
+
+def images(session: Session, version: DatasetVersion) -> dict[str, str]:
+    """Picture ids by file name."""
+    from core.datasets import placed_pictures  # noqa: PLC0415
+
+    return {one.filename: one.image_id for one in placed_pictures(session, version)}
+
+
+def checked(session: Session, version: DatasetVersion, doubted: list[tuple[str, int, int, bool]]) -> None:
+    """A check that is ready: (picture, given label, suggested label, likely)."""
+    label_desk.request_check(session, None, version)
+    held = claim(session, LABEL_CHECK_LIFE, "tests", 60)
+    assert held is not None
+    rows = [
+        {"image_id": one, "given": given, "suggested": other, "given_probability": 0.1, "likely": likely}
+        | {"suggested_probability": 0.8}
+        for one, given, other, likely in doubted
+    ]
+    label_desk.finish_ready(session, held, rows, version.class_names, {"pictures": 24})
+
+
+@pytest.fixture
+def session(database: Database) -> Session:  # type: ignore[misc]
+    with database.write() as writing:
+        yield writing
+
+
+def test_a_check_is_one_of_the_lives_of_the_house() -> None:
+    assert LABEL_CHECK_LIFE in LIVES
+    assert LABEL_CHECK_LIFE.queue == "batch"
+
+
+def test_a_check_is_asked_for_once_and_again_only_when_it_failed(session: Session) -> None:
+    version = make_version(session)
+    queue = RememberingQueue()
+    first = label_desk.request_check(session, cast("Queue", queue), version)
+    assert label_desk.request_check(session, cast("Queue", queue), version).id == first.id
+    held = claim(session, LABEL_CHECK_LIFE, "tests", 60)
+    assert held is not None
+    label_desk.finish_failed(session, held, "The weights are away.")
+    session.expire_all()
+    assert (first.status, first.error) == (LabelCheckStatus.FAILED, "The weights are away.")
+    again = label_desk.request_check(session, cast("Queue", queue), version)
+    assert (again.id, again.status, again.error) == (first.id, LabelCheckStatus.QUEUED, None)
+    with pytest.raises(Fenced):
+        label_desk.finish_cancelled(session, held)
+
+
+def test_doubts_come_in_order_and_leave_the_list_when_they_are_decided(session: Session) -> None:
+    version = make_version(session)
+    ids = images(session, version)
+    first, second, third = ids["cat/0.png"], ids["dog/1.png"], ids["fox/6.png"]
+    checked(session, version, [(first, 0, 1, True), (second, 1, 2, True), (third, 2, 0, False)])
+    check = label_desk.find_check(session, version)
+    assert check is not None
+    page = label_desk.doubts(session, version, check, limit=2)
+    assert [one.suggestion.image_id for one in page.items] == [first, second]
+    rest = label_desk.doubts(session, version, check, limit=2, cursor=page.next_cursor)
+    assert [one.suggestion.image_id for one in rest.items] == [third]
+    label_desk.decide(session, version, first, Decision.RELABEL, "dog")
+    label_desk.decide(session, version, second, Decision.DISMISS, None)
+    assert [one.suggestion.image_id for one in label_desk.doubts(session, version, check, decided=False).items] == [
+        third
+    ]
+    assert label_desk.progress(session, version, check) == label_desk.Progress(2, 0, 1, 0)
+    label_desk.take_back(session, version, second)
+    assert label_desk.progress(session, version, check).open == 1
+
+
+def test_accepted_labels_make_the_next_version_and_leave_the_test_alone(session: Session) -> None:
+    version = make_version(session)
+    ids = images(session, version)
+    label_desk.decide(session, version, ids["cat/0.png"], Decision.RELABEL, "dog")
+    label_desk.decide(session, version, ids["cat/8.png"], Decision.RELABEL, "fox")  # of test
+    after = label_desk.apply_decisions(session, version, test=False)
+    assert (after.number, after.base_version_id) == (2, version.id)
+    assert after.fingerprint != version.fingerprint
+    assert after.test_fingerprint == version.test_fingerprint
+    assert (after.counts["cat"]["train"], after.counts["dog"]["train"], after.counts["cat"]["test"]) == (5, 7, 2)
+    assert any("test is untouched" in note for note in after.notes)
+    left = label_desk.progress(session, after, None)
+    assert (left.pending, left.pending_test) == (0, 1), "what is applied does not wait any more"
+    with pytest.raises(Conflict):
+        label_desk.apply_decisions(session, after, test=False)
+    tested = label_desk.apply_decisions(session, after, test=True)
+    assert tested.test_fingerprint != version.test_fingerprint
+    assert any("not comparable" in note for note in tested.notes)
+
+
+def test_a_dismissal_holds_for_later_versions_as_long_as_the_class_is_the_same(session: Session) -> None:
+    version = make_version(session)
+    ids = images(session, version)
+    dismissed, moved = ids["cat/0.png"], ids["cat/1.png"]
+    label_desk.decide(session, version, dismissed, Decision.DISMISS, None)
+    label_desk.decide(session, version, moved, Decision.RELABEL, "dog")
+    after = label_desk.apply_decisions(session, version, test=False)
+    checked(session, after, [(dismissed, 0, 2, True), (ids["fox/0.png"], 2, 0, True)])
+    check = label_desk.find_check(session, after)
+    assert check is not None
+    assert [one.suggestion.image_id for one in label_desk.doubts(session, after, check, decided=False).items] == [
+        ids["fox/0.png"]
+    ]
+    checked_again = label_desk.doubts(session, after, check, decided=True).items
+    assert [one.suggestion.image_id for one in checked_again] == [dismissed]
+
+
+def test_test_pictures_come_in_the_order_of_the_version_until_they_are_looked_at(session: Session) -> None:
+    version = make_version(session)
+    seen = []
+    while (place := label_desk.next_test_place(session, version)) is not None:
+        assert place.split == Split.TEST
+        seen.append(place.filename)
+        label_desk.decide(session, version, place.image_id, Decision.DISMISS, None)
+    assert seen == [f"{name}/{number}.png" for name in CLASSES for number in (8, 9)]
+    assert label_desk.test_looked_at(session, version) == 6
+
+
+def test_wrong_decisions_are_refused_with_a_sentence(session: Session) -> None:
+    version = make_version(session)
+    cat = images(session, version)["cat/0.png"]
+    for decision, class_name, words in [
+        (Decision.RELABEL, "cow", "no class 'cow'"),
+        (Decision.RELABEL, None, "no class None"),
+        (Decision.RELABEL, "cat", '"cat" already'),
+        (Decision.DISMISS, "dog", "is right"),
+    ]:
+        with pytest.raises(InputInvalid, match=words):
+            label_desk.decide(session, version, cat, decision, class_name)
+    with pytest.raises(NotFound):
+        label_desk.decide(session, version, "nobody", Decision.DISMISS, None)
+
+
+def test_training_again_queues_the_quick_preset_on_both_versions_once(session: Session) -> None:
+    version = make_version(session)
+    queue = cast("Queue", RememberingQueue())
+    label_desk.decide(session, version, images(session, version)["cat/0.png"], Decision.RELABEL, "dog")
+    after = label_desk.apply_decisions(session, version, test=False)
+    create_runs(session, queue, version, NewRun(config=PRESETS["standard"].config, preset="standard"))
+    made = label_desk.train_again(session, queue, after)
+    assert [run.dataset_version_id for run in made] == [version.id, after.id]
+    assert {run.preset for run in made} == {"quick"}
+    assert label_desk.train_again(session, queue, after) == []
