@@ -41,7 +41,8 @@ def out_of_fold(
         threads: fits at once.
         check: called before every fit; what it raises ends the work.
     """
-    folds = min(FOLDS, len(np.unique(groups)))
+    # a class of m pictures can be in m folds at most; the largest decides, as scikit-learn wants it
+    folds = min(FOLDS, len(np.unique(groups)), int(np.bincount(labels).max()))
     if folds < 2:
         return np.full((len(labels), n_classes), 1.0 / n_classes, np.float32)
     sides = [
