@@ -15,7 +15,7 @@ from worker.hold import Hold
 from worker.workplace import Workplace
 
 DOCUMENTS = ("layers", "evaluation")
-LATER_DOCUMENTS = ("neighbours",)  # a trainer of an earlier version leaves none
+LATER_DOCUMENTS = ("neighbours", "card")  # a trainer of an earlier version leaves none
 
 
 def model_key(run_id: str, attempt: int) -> str:

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import Query, Request
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -58,6 +59,29 @@ def download_event_files(run_id: str, session: ReadSession, person: Person) -> R
     archive = event_files(run, run_metrics(session, run.id), run_document(session, run.id, "evaluation"))
     headers = {"Content-Disposition": f'attachment; filename="tensorboard-{run.id}.zip"'}
     return Response(archive, media_type="application/zip", headers=headers)
+
+
+@model_router.get(
+    "/models/{model_id}/card",
+    response_class=Response,
+    responses={200: {"content": {"text/markdown": {"schema": {"type": "string"}}}}},
+)
+def read_card(model_id: str, session: ReadSession, person: Person) -> Response:
+    """The model card in Markdown: data, scores with intervals, known weaknesses, lineage."""
+    model = models.find_model(session, person.id, model_id)
+    return Response(card_of(session, model), media_type="text/markdown; charset=utf-8")
+
+
+def card_of(session: Session, model: TrainedModel) -> str:
+    """The card that the trainer wrote.
+
+    Raises:
+        Conflict: its run is gone, or was trained by an earlier version.
+    """
+    found = run_document(session, model.run_id, "card") if model.run_id else None
+    if found is None:
+        raise Conflict("This model has no card: its run was deleted, or was trained before there were cards.")
+    return "\n\n".join([f"# {model.name}", *found["lines"]]) + "\n"
 
 
 _PICTURE = {

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
+from app.api.judging import card_of
 from app.dependencies import Person, ReadSession, WriteSession
 from app.pages.cards import ModelRow, Score, backbone_title, model_rows, score_of
 from app.pages.forms import Fields, see_other
@@ -94,6 +95,16 @@ class AnswersView(View):
 
 
 @dataclass(frozen=True)
+class CardView(View):
+    """The model card."""
+
+    template = "models/card.html"
+    nav = "models"
+    model: TrainedModel
+    blocks: Sequence[tuple[str, Any]]
+
+
+@dataclass(frozen=True)
 class DeleteView(View):
     """What deleting a model takes away, before it happens."""
 
@@ -151,6 +162,30 @@ def model_view(
 def _download(title: str, use: str, export: Export) -> Download:
     agreement = export.agreement or {}
     return Download(title, use, export, agreement.get("top1"), agreement.get("count"), agreement.get("max_abs_diff"))
+
+
+@router.get("/{model_id}/card")
+def show_card(request: Request, session: ReadSession, person: Person, model_id: str) -> Response:
+    """The model card as a page."""
+    model = find_model(session, person.id, model_id)
+    return render(request, CardView(model, blocks_of(card_of(session, model))))
+
+
+def blocks_of(card: str) -> list[tuple[str, Any]]:
+    """A card's Markdown as (kind, content): what our own cards are made of, headings, lists, tables and paragraphs."""
+    blocks: list[tuple[str, Any]] = []
+    for block in card.strip().split("\n\n"):
+        lines = [line.replace("`", "") for line in block.split("\n")]
+        if block.startswith("#"):
+            blocks.append(("h2" if block.startswith("##") else "h1", lines[0].lstrip("# ")))
+        elif block.startswith("- "):
+            blocks.append(("list", [line.removeprefix("- ") for line in lines]))
+        elif block.startswith("|"):
+            rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+            blocks.append(("table", [rows[0], *rows[2:]]))
+        else:
+            blocks.append(("p", " ".join(lines)))
+    return blocks
 
 
 @router.post("/{model_id}/labels")

@@ -110,7 +110,7 @@ def addresses(f: Furnished) -> list[str]:
         f"/runs/{f.done}/delete", f"/runs/compare?id={f.done}&id={f.quick}",
         f"/runs/compare?id={f.quick}&id={f.done}&id={f.running}&pair=BC", f"/runs/compare?id={f.done}&id={f.elsewhere}",
         f"/datasets/{f.dataset}/label-desk", f"/datasets/{f.dataset}/label-desk?version=1", f"/datasets/{f.dataset}/label-desk/test",
-        "/models", "/models?sort=-test_accuracy", "/models?search=nothing-like-it", f"/models/{f.model}",
+        "/models", "/models?sort=-test_accuracy", "/models?search=nothing-like-it", f"/models/{f.model}", f"/models/{f.model}/card",
         f"/models/{f.model}/delete", "/system", "/account", "/weights",
     ]  # fmt: skip
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from core.training_config import FrozenPhase
 from worker.training import statistics
+from worker.training.card import card_lines
 from worker.training.data import DecodedPictures
 from worker.training.evaluate import (
     BATCH,
@@ -40,7 +41,7 @@ from worker.training.phases import PhaseRun
 from worker.training.pictures import decode
 from worker.training.precision import computes_in_bfloat16
 from worker.training.robustness import CHANGES, robustness, sample
-from worker.training.run_folder import RunFolder
+from worker.training.run_folder import SPLITS, RunFolder
 from worker.training.spare import READY
 from worker.training.telling import (
     export_checked,
@@ -264,11 +265,34 @@ def _write_judgement(
     ordered = {kind: answers[kind] for kind in ("frozen", "fine_tune") if kind in answers}
     found = evaluation(ordered, labels, work.folder.class_names, chosen, _test_groups(work))
     found["robustness"] = dict(card)
+    _write_json(work.folder.path / "card.json", {"lines": card_lines(found, _counts(work), _lineage(work))})
     _write_json(work.folder.path / "evaluation.json", found)
     with (work.folder.path / "predictions.jsonl").open("w", encoding="utf-8") as file:
         for kind, one in ordered.items():
             write_predictions(file, work, kind, one)
     return found
+
+
+def _counts(work: Workplace) -> dict[str, dict[str, int]]:
+    """Class name -> pictures by split."""
+    labels = {split: work.labels(split).tolist() for split in SPLITS}
+    return {
+        name: {split: found.count(label) for split, found in labels.items()}
+        for label, name in enumerate(work.folder.class_names)
+    }
+
+
+def _lineage(work: Workplace) -> dict[str, str]:
+    config, folder = work.config, work.folder
+    phases = ", then ".join(f"{phase.kind} {phase.epochs} epochs at most" for phase in config.phases)
+    return {
+        "run": folder.run_id,
+        "Thaw": folder.code_version,
+        "backbone": f"{config.backbone}, weights {config.weights}",
+        "phases": phases,
+        "seed": str(config.seed),
+        "pictures (fingerprint)": folder.pictures.fingerprint,
+    }
 
 
 def _write_result(
@@ -323,7 +347,9 @@ def _write_result(
 
 def _files(path: Path) -> list[dict[str, Any]]:
     """Every file of the result: path relative to the run folder, size in bytes, SHA-256."""
-    wanted = [path / name for name in ("layers.json", "evaluation.json", "neighbours.json", "predictions.jsonl")]
+    wanted = [
+        path / name for name in ("layers.json", "evaluation.json", "neighbours.json", "card.json", "predictions.jsonl")
+    ]
     wanted += sorted(file for file in (path / "model").rglob("*") if file.is_file())
     found = []
     for file in wanted:

@@ -275,10 +275,14 @@ class _Furnisher:
             "test_accuracy": best["accuracy"], "test_accuracy_interval": best["accuracy_interval"],
             "frozen_test_accuracy": found["phases"]["frozen"]["accuracy"], "chosen_phase": chosen,
         }  # fmt: skip
+        from worker.training.card import card_lines  # noqa: PLC0415 - only here
+
+        card = {"lines": card_lines(found, version.counts, {"dataset": "Groceries <b>"})}
         documents = {
             "layers": layers(),
             "evaluation": found,
             "neighbours": self.neighbours(version, truth),
+            "card": card,
             "result": {"format": 1},
         }
         lines = [
