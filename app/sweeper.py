@@ -19,6 +19,7 @@ from core.config import Settings
 from core.database import Database, database_now
 from core.ids import new_id
 from core.leases import (
+    BATCH_LIFE,
     EXPORT_LIFE,
     LABEL_CHECK_LIFE,
     LIVES,
@@ -192,6 +193,8 @@ def _failed_values(life: Life) -> dict[str, object]:
     if life is UPLOAD_LIFE:
         sentence = "Checking these files failed three times: each time the worker disappeared. Upload them again."
         return {"error": sentence}
+    if life is BATCH_LIFE:
+        return {"error": "This batch prediction failed three times: each time the worker disappeared."}
     if life is WEIGHTS_LIFE:
         return {
             "error": "Checking this file failed three times: each time the worker disappeared. It may be damaged or hostile."

@@ -13,6 +13,8 @@ from sqlalchemy.orm import Session
 from core.database import database_now
 from core.errors import Fenced
 from core.tables import (
+    BatchPrediction,
+    BatchStatus,
     Export,
     ExportStatus,
     LabelCheck,
@@ -33,7 +35,7 @@ MOST_FAILURES = 3
 class Life:
     """The statuses that a leased noun lives through, and the queue that is rung for it."""
 
-    table: type[Run] | type[Upload] | type[Export] | type[Weights] | type[LabelCheck]
+    table: type[Run] | type[Upload] | type[Export] | type[Weights] | type[LabelCheck] | type[BatchPrediction]
     queue: str
     waiting: Any
     working: Any
@@ -64,7 +66,10 @@ LABEL_CHECK_LIFE = Life(
     LabelCheckStatus.CANCELLED,
     LabelCheckStatus.FAILED,
 )
-LIVES = (RUN_LIFE, UPLOAD_LIFE, EXPORT_LIFE, WEIGHTS_LIFE, LABEL_CHECK_LIFE)
+BATCH_LIFE = Life(
+    BatchPrediction, "batch", BatchStatus.QUEUED, BatchStatus.RUNNING, BatchStatus.CANCELLED, BatchStatus.FAILED
+)
+LIVES = (RUN_LIFE, UPLOAD_LIFE, EXPORT_LIFE, WEIGHTS_LIFE, LABEL_CHECK_LIFE, BATCH_LIFE)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,19 @@
 """The verbs of models: the trained products in the catalogue."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from core.database import after_commit
+from core.database import after_commit, database_now
 from core.errors import Conflict, NotFound, NotServed
+from core.leases import EXPORT_LIFE, Claim, write
+from core.queue import Queue
 from core.storage import Storage
 from core.tables import Export, ExportStatus, Run, TrainedModel, utc_now
 
 FORMATS = ("saved_model", "keras", "tflite", "tflite_float16", "tflite_int8", "onnx")
-SERVED_FORMATS = ("saved_model",)
 
 
 def find_model(session: Session, owner_id: str, model_id: str) -> TrainedModel:
@@ -48,15 +50,48 @@ def ready_export(session: Session, model: TrainedModel, file_format: str) -> Exp
     return export
 
 
-def request_export(file_format: str) -> None:
-    """Have another format built.
+def request_export(session: Session, queue: Queue, model: TrainedModel, file_format: str) -> Export:
+    """Have another format built; one that is there or on its way stays, one that failed is tried again.
+
+    Args:
+        session: a writing session; the caller commits.
+        queue: rung after the commit.
+        model: whose file it will be.
+        file_format: one of FORMATS.
 
     Raises:
-        NotServed: this version builds the SavedModel only, with every run.
+        NotServed: no such format.
     """
-    if file_format not in SERVED_FORMATS:
-        known = "is not served yet" if file_format in FORMATS else "does not exist"
-        raise NotServed(f'The format "{file_format}" {known}. Allowed in this version: {", ".join(SERVED_FORMATS)}.')
+    if file_format not in FORMATS:
+        raise NotServed(f'There is no format "{file_format}". Allowed: {", ".join(FORMATS)}.')
+    export = exports_of(session, model.id).get(file_format)
+    if export is not None and export.status != ExportStatus.FAILED:
+        return export
+    if export is None:
+        export = Export(owner_id=model.owner_id, model_id=model.id, format=file_format)
+        session.add(export)
+    export.status, export.error, export.failures, export.cancel_requested_at = ExportStatus.QUEUED, None, 0, None
+    export.rung_at = session.scalar(select(database_now()))
+    session.flush()
+    queue.ring_after_commit(session, EXPORT_LIFE.queue)
+    return export
+
+
+def finish_export(session: Session, held: Claim, **columns: Any) -> None:
+    """The file is proved and stored: offer it.
+
+    Args:
+        session: a writing session; the caller commits.
+        held: the worker's claim.
+        columns: `storage_key`, `size_bytes`, `sha256`, `agreement`.
+    """
+    write(session, EXPORT_LIFE, held, status=ExportStatus.READY, lease_owner=None, lease_expires_at=None, **columns)
+
+
+def fail_export(session: Session, held: Claim, sentence: str) -> None:
+    """There is no such file; `sentence` says why. Asking again tries again."""
+    values = {"lease_owner": None, "lease_expires_at": None}
+    write(session, EXPORT_LIFE, held, status=ExportStatus.FAILED, error=sentence, **values)
 
 
 def delete_model(session: Session, storage: Storage, model: TrainedModel) -> None:

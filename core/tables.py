@@ -132,6 +132,16 @@ class LabelCheckStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class BatchStatus(StrEnum):
+    """Life of a batch prediction."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    READY = "ready"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
 class Decision(StrEnum):
     """What a person said of a picture's label."""
 
@@ -622,6 +632,45 @@ class LabelDecision(Base):
     class_name: Mapped[str] = mapped_column(String(255))
     decided_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     __table_args__ = (Index(None, "image_id"),)
+
+
+class BatchPrediction(Identified, Leased, Base):
+    """What a model says of every picture of an archive (`filename`) or of a dataset version."""
+
+    __tablename__ = "batch_predictions"
+    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
+    dataset_version_id: Mapped[str | None] = mapped_column(
+        ForeignKey("dataset_versions.id", ondelete="SET NULL"), index=True
+    )
+    filename: Mapped[str] = mapped_column(String(255))
+    size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    status: Mapped[BatchStatus] = mapped_column(_status(BatchStatus), default=BatchStatus.QUEUED)
+    pictures_done: Mapped[int] = mapped_column(default=0)
+    pictures_total: Mapped[int | None]
+    refused: Mapped[int] = mapped_column(default=0)
+    error: Mapped[str | None] = mapped_column(Text)
+    revision: Mapped[int] = mapped_column(default=0)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    __table_args__ = (
+        Index(None, "status", "lease_expires_at"),
+        Index(None, "owner_id", "status", "id"),
+        Index(None, "model_id", "id"),
+    )
+
+
+class BatchRow(Base):
+    """The answer for one picture of a batch prediction, or why there is none."""
+
+    __tablename__ = "batch_rows"
+    batch_id: Mapped[str] = mapped_column(ForeignKey("batch_predictions.id", ondelete="CASCADE"), primary_key=True)
+    ordinal: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    path: Mapped[str] = mapped_column(String(1024))
+    label: Mapped[int | None]
+    probabilities: Mapped[list[Any] | None]
+    known_score: Mapped[float | None]
+    verdict: Mapped[str | None] = mapped_column(String(12))
+    error: Mapped[str | None] = mapped_column(Text)
 
 
 class WorkerRow(Base):

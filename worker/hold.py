@@ -1,4 +1,4 @@
-"""A worker's hold on its run or label check: renews the lease, hears of a cancel, writes behind the fence, waits for the database."""
+"""A worker's hold on its row: renews the lease, hears of a cancel, writes behind the fence, waits for an absent database."""
 
 import logging
 import time
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class Hold:
-    """The lease on one row from claim to end. Not for threads.
+    """The lease on one run (or another leased row) from claim to end. Not for threads.
 
     Attributes:
         claim: id and attempt.
@@ -85,7 +85,10 @@ class Hold:
             except (OperationalError, InterfaceError) as error:
                 left = self._renewed + self._place.settings.lease_seconds - time.monotonic()
                 if left <= 0:
-                    message = f"The database was away for a whole lease, so {self.claim.id} is not ours any more."
+                    noun = self.life.table.__tablename__
+                    message = (
+                        f"The database was away for a whole lease, so {noun} {self.claim.id} is not ours any more."
+                    )
                     raise Fenced(message) from error
                 _log.warning("the database does not answer; %.0f s of the lease are left", left)
                 time.sleep(min(pause, left))

@@ -1,13 +1,11 @@
 """What a ring of a queue does: work until nothing waits. Thin. (`train` is worker/supervisor.py, `predict` worker/prediction.)"""
 
-import logging
-
+from worker.batch import batch_next
+from worker.exporting import export_next
 from worker.ingest.ingest import ingest_next
 from worker.label_checks import check_next as check_labels_next
 from worker.weights.check import check_next
 from worker.workplace import Workplace
-
-_log = logging.getLogger(__name__)
 
 
 def ingest(place: Workplace) -> None:
@@ -26,13 +24,14 @@ def ingest(place: Workplace) -> None:
 
 
 def export(place: Workplace) -> None:
-    """Further formats are built by a later version: no row ever waits (`core.models.request_export` refuses)."""
-    _log.warning("%s: the export queue was rung, but this version builds no further formats", place.name)
+    """Build the wished file formats that nobody works on."""
+    with place.at_work():
+        while not place.stopping and export_next(place):
+            pass
 
 
 def batch(place: Workplace) -> None:
-    """Do the label checks that nobody works on. (Batch predictions come with a later version.)"""
+    """Carry out the label checks and batch predictions that nobody works on."""
     with place.at_work():
-        while not place.stopping:
-            if not check_labels_next(place):
-                return
+        while not place.stopping and (check_labels_next(place) or batch_next(place)):
+            pass

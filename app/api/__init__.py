@@ -2,7 +2,21 @@
 
 from fastapi import APIRouter
 
-from app.api import account, datasets, judging, label_desk, live, models, previews, runs, system, tus, uploads, weights
+from app.api import (
+    account,
+    batch_predictions,
+    datasets,
+    judging,
+    label_desk,
+    live,
+    models,
+    previews,
+    runs,
+    system,
+    tus,
+    uploads,
+    weights,
+)
 
 routers: list[APIRouter] = [
     system.router,
@@ -20,4 +34,6 @@ routers: list[APIRouter] = [
     models.router,
     judging.model_router,
     weights.router,
+    batch_predictions.router,
+    batch_predictions.creating,
 ]

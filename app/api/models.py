@@ -85,10 +85,10 @@ def _find(house: House, owner_id: str, model_id: str) -> TrainedModel:
 
 
 @router.post("/models/{model_id}/exports/{file_format}", status_code=202)
-def build_export(model_id: str, file_format: str, session: WriteSession, person: Person) -> FormatOut:
-    """Have another file format built. This version builds the SavedModel only, with every run."""
+def build_export(model_id: str, file_format: str, session: WriteSession, house: TheHouse, person: Person) -> FormatOut:
+    """Have another file format built by a worker, which offers it once it is proved to answer as the model does."""
     model = models.find_model(session, person.id, model_id)
-    models.request_export(file_format)
+    models.request_export(session, house.queue, model, file_format)
     out = _outs(session, [model])[0]
     return next(one for one in out.formats if one.format == file_format)
 

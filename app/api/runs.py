@@ -1,13 +1,14 @@
 """Runs: queue, watch, judge, compare."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 from fastapi import Depends, Query, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from starlette.responses import StreamingResponse
 
 from app.api.routing import CreatingRoute, Pages, Paging, Sorted, api_router
 from app.api.schemas import (
@@ -29,13 +30,15 @@ from app.api.schemas import (
 from app.dependencies import Person, ReadSession, SettingsOf, TheHouse, WriteSession
 from app.ordering import wished_config, wished_version
 from app.presenting import API, csv_lines, evaluation_out, log_line_out, metric_out, prediction_out, run_out
+from app.run_bundle import write_bundle
 from app.run_table import Which, runs_csv
 from core import catalog, runs
 from core.comparison import comparable, paired
 from core.database import after_commit
-from core.datasets import checked_name, checked_tags
+from core.datasets import checked_name, checked_tags, find_version
 from core.errors import Conflict, FieldProblem, InputInvalid
 from core.repeats import find_group
+from core.storage import chunks
 from core.tables import DatasetVersion, Run, TrainedModel
 from core.training_config import parse_config
 
@@ -212,6 +215,28 @@ def read_metrics(
     rows = [[getattr(one, name) for name in METRIC_COLUMNS] for one in items]
     headers = {"Content-Disposition": f'attachment; filename="metrics-{run.id}.csv"'}
     return Response("".join(csv_lines(METRIC_COLUMNS, rows)), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+@router.get(
+    "/runs/{run_id}/bundle",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}},
+)
+def read_bundle(run_id: str, session: ReadSession, house: TheHouse, person: Person) -> StreamingResponse:
+    """What is needed to run it again anywhere: config, every picture's SHA-256, versions, seed, the command. Pictures are not in it."""
+    run = runs.find_run(session, person.id, run_id)
+    if run.dataset_version_id is None:
+        raise Conflict("The dataset of this run was deleted: there is nothing left to run it on again.")
+    version = find_version(session, person.id, run.dataset_version_id)
+    result = catalog.run_document(session, run.id, "result") or {}
+    file = write_bundle(house.database, house.settings, run, version, result)
+    headers = {"Content-Disposition": f'attachment; filename="run-{run.id}.zip"'}
+    return StreamingResponse(_closing(file), media_type="application/zip", headers=headers)
+
+
+def _closing(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        yield from chunks(file)  # type: ignore[arg-type]
 
 
 @router.get("/runs/{run_id}/log")

@@ -808,6 +808,7 @@ class PredictedOut(BaseModel):
     class_name: str | None = None
     probability: float | None = None
     probabilities: dict[str, float] | None = None
+    known_score: float | None = None
     verdict: Literal["confident", "unsure", "unknown"] | None = None
     error: str | None = None
 
@@ -816,3 +817,31 @@ class PredictionsOut(BaseModel):
     """Answers in the order of the pictures."""
 
     predictions: list[PredictedOut]
+
+
+class BatchProgress(BaseModel):
+    """How far a batch prediction is; `pictures_total` is unknown until the archive was opened."""
+
+    pictures_done: int
+    pictures_total: int | None
+
+
+class BatchPredictionOut(BaseModel):
+    """What a model says of every picture of an archive or of a dataset version; the answers are in its result."""
+
+    id: str
+    model_id: str
+    dataset_version_id: str | None
+    filename: str
+    status: Literal["queued", "running", "ready", "failed", "cancelled"]
+    progress: BatchProgress
+    refused: int
+    error: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class BatchPredictionsOut(BaseModel):
+    """The latest batch predictions of a model."""
+
+    items: list[BatchPredictionOut]

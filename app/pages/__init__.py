@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from app.pages import (
     account,
+    batches,
     changing,
     compare,
     datasets,
@@ -31,6 +32,7 @@ routers: list[APIRouter] = [
     looking.router,
     runs.router,
     models.router,
+    batches.router,
     weights.router,
     system.router,
     account.router,

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from app.api.judging import card_of
-from app.dependencies import Person, ReadSession, WriteSession
+from app.dependencies import Person, ReadSession, TheHouse, WriteSession
+from app.pages.batches import BatchRow, batch_rows, versions_of
 from app.pages.cards import ModelRow, Score, backbone_title, model_rows, score_of
 from app.pages.forms import Fields, see_other
 from app.pages.labels import Labels, labels_of, write_labels
@@ -19,13 +20,21 @@ from app.pages.paging import Place
 from app.templating import View, render
 from app.wording import scale_from
 from core.catalog import Wish, list_models
-from core.models import bring_back_model, exports_of, find_model, put_away_model
+from core.models import bring_back_model, exports_of, find_model, put_away_model, request_export
 from core.tables import Export, Run, TrainedModel
 
 router = APIRouter(prefix="/models", include_in_schema=False)
 PAGE = 25
 MOST_PICTURES = 32
-FORMATS = {"saved_model": ("SavedModel", "TensorFlow, TF Serving, Keras")}
+FORMATS = {
+    "saved_model": ("SavedModel", "TensorFlow, TF Serving, Keras"),
+    "keras": ("Keras", "Keras 3, to load or to train on"),
+    "tflite": ("TFLite", "LiteRT on phones and small computers"),
+    "tflite_float16": ("TFLite float16", "the same in half the size"),
+    "tflite_int8": ("TFLite int8", "the same in a quarter of the size, fastest there"),
+    "onnx": ("ONNX", "ONNX Runtime, OpenVINO, browsers"),
+}
+WEAK_UNDER = 0.99
 
 
 @dataclass(frozen=True)
@@ -59,14 +68,34 @@ class ListView(View):
 
 @dataclass(frozen=True)
 class Download:
-    """A file of a model."""
+    """A file of a model, there or not. `weak`: under 99 % of the test pictures get the same answer as from the original."""
 
-    title: str
-    use: str
-    export: Export
+    format: str
+    export: Export | None
+    state: str
     top1: float | None
     top1_count: int | None
     max_abs_diff: float | None
+
+    @property
+    def title(self) -> str:
+        """The format's name."""
+        return FORMATS[self.format][0]
+
+    @property
+    def use(self) -> str:
+        """What it is for."""
+        return FORMATS[self.format][1]
+
+    @property
+    def going(self) -> bool:
+        """It is being built, or waits for that."""
+        return self.state in {"queued", "building"}
+
+    @property
+    def weak(self) -> bool:
+        """Its answers differ from the original's in more than one of a hundred test pictures."""
+        return self.top1 is not None and self.top1 < WEAK_UNDER
 
 
 @dataclass(frozen=True)
@@ -81,9 +110,20 @@ class ModelView(View):
     score: Score | None
     run: Run | None
     downloads: Sequence[Download]
+    batches: Sequence[BatchRow]
+    versions: Sequence[tuple[str, str]]
     base_address: str
     most_pictures: int
     answers: Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class DownloadsView(View):
+    """The files of a model alone, as they stand now."""
+
+    template = "models/downloads.html"
+    model: TrainedModel
+    downloads: Sequence[Download]
 
 
 @dataclass(frozen=True)
@@ -150,18 +190,40 @@ def model_view(
         backbone=backbone_title(model.backbone),
         score=score_of(model.summary),
         run=session.get(Run, model.run_id) if model.run_id else None,
-        downloads=[
-            _download(*FORMATS.get(one, (one, "")), export) for one, export in exports_of(session, model.id).items()
-        ],
+        downloads=_downloads(session, model),
+        batches=batch_rows(session, model),
+        versions=versions_of(session, model.owner_id),
         base_address=str(request.base_url).rstrip("/"),
         most_pictures=MOST_PICTURES,
         answers=answers,
     )
 
 
-def _download(title: str, use: str, export: Export) -> Download:
-    agreement = export.agreement or {}
-    return Download(title, use, export, agreement.get("top1"), agreement.get("count"), agreement.get("max_abs_diff"))
+def _downloads(session: Session, model: TrainedModel) -> list[Download]:
+    exports = exports_of(session, model.id)
+    return [_download(one, exports.get(one)) for one in FORMATS]
+
+
+def _download(file_format: str, export: Export | None) -> Download:
+    agreement = (export.agreement if export else None) or {}
+    state = export.status.value if export else "none"
+    figures = (agreement.get(name) for name in ("top1", "count", "max_abs_diff"))
+    return Download(file_format, export, state, *figures)
+
+
+@router.get("/{model_id}/downloads")
+def show_downloads(request: Request, session: ReadSession, person: Person, model_id: str) -> Response:
+    """The table of files alone, for a page that watches one being built."""
+    model = find_model(session, person.id, model_id)
+    return render(request, DownloadsView(model, _downloads(session, model)))
+
+
+@router.post("/{model_id}/exports/{file_format}")
+def build(session: WriteSession, house: TheHouse, person: Person, model_id: str, file_format: str) -> Response:
+    """Have a file format built."""
+    model = find_model(session, person.id, model_id)
+    request_export(session, house.queue, model, file_format)
+    return see_other(f"/models/{model.id}#downloads")
 
 
 @router.get("/{model_id}/card")

@@ -12,6 +12,9 @@ from app.dependencies import House
 from core import accounts, datasets
 from core.storage import blob_key, thumbnail_key
 from core.tables import (
+    BatchPrediction,
+    BatchRow,
+    BatchStatus,
     BrowserSession,
     DatasetVersion,
     Export,
@@ -77,6 +80,7 @@ class Belongings:
     session_id: str
     transfer_id: str
     weights_id: str
+    batch_id: str
 
 
 def original_of(user: User, index: int) -> bytes:
@@ -144,8 +148,24 @@ def belongings(house: House, user: User) -> Belongings:
         mine = Weights(owner_id=user.id, backbone="tiny_cnn", filename="a.h5", size_bytes=9, status=WeightsStatus.READY)
         session.add(mine)
         session.flush()
+        batch = BatchPrediction(
+            owner_id=user.id,
+            model_id=model.id,
+            filename="=many.zip",
+            size_bytes=9,
+            status=BatchStatus.READY,
+            pictures_done=2,
+            pictures_total=2,
+            refused=1,
+        )
+        session.add(batch)
+        session.flush()
+        said = {"label": 1, "probabilities": [0.25, 0.75], "known_score": 0.9, "verdict": "confident"}
+        session.add(BatchRow(batch_id=batch.id, ordinal=0, path="=a.png", **said))
+        session.add(BatchRow(batch_id=batch.id, ordinal=1, path="b.txt", error="Not a picture."))
+        session.flush()
     things = (dataset.id, version.id, placed[0].image_id, upload.id, run.id, model.id, token.id)
-    return Belongings(*things, session_id, transfer.id, mine.id)
+    return Belongings(*things, session_id, transfer.id, mine.id, batch.id)
 
 
 def finished_run(version: DatasetVersion, **columns: object) -> Run:

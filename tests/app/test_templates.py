@@ -111,7 +111,7 @@ def addresses(f: Furnished) -> list[str]:
         f"/runs/compare?id={f.quick}&id={f.done}&id={f.running}&pair=BC", f"/runs/compare?id={f.done}&id={f.elsewhere}",
         f"/datasets/{f.dataset}/label-desk", f"/datasets/{f.dataset}/label-desk?version=1", f"/datasets/{f.dataset}/label-desk/test",
         "/models", "/models?sort=-test_accuracy", "/models?search=nothing-like-it", f"/models/{f.model}", f"/models/{f.model}/card",
-        f"/models/{f.model}/delete", "/system", "/account", "/weights",
+        f"/models/{f.model}/delete", f"/models/{f.model}/downloads", f"/models/{f.model}/batches", "/system", "/account", "/weights",
     ]  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from sqlalchemy import func, select
 
 from core import catalog, datasets, leases, models, runs
 from core.database import Database
-from core.errors import Conflict, InputInvalid, NotFound, NotServed
+from core.errors import Conflict, InputInvalid, NotFound
 from core.leases import RUN_LIFE, Claim
 from core.tables import DatasetVersion, Run, RunStatus, TrainedModel
 from core.training_config import parse_config
@@ -189,10 +189,3 @@ def test_another_persons_run_is_not_found(database: Database) -> None:
         other = person(session, "other")
         with pytest.raises(NotFound):
             runs.find_run(session, other.id, held.id)
-
-
-def test_a_format_that_is_not_served_yet_is_refused_not_ignored() -> None:
-    with pytest.raises(NotServed, match="not served yet"):
-        models.request_export("onnx")
-    with pytest.raises(NotServed, match="does not exist"):
-        models.request_export("pickle")

@@ -33,6 +33,7 @@ class Place:
     snippets: dict[str, str]
     answer: dict[str, Any]
     environment: dict[str, str]
+    model_id: str
 
     def run(self, *command: str) -> str:
         """What the command prints."""
@@ -71,7 +72,7 @@ def place(house: House, tmp_path_factory: pytest.TempPathFactory) -> Place:
     found = re.findall(r'<div id="use-(\w+)".*?<code>(.*?)</code></pre>', page, re.DOTALL)
     environment = {**os.environ, "THAW_TOKEN": house.token, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
     snippets = {name: html.unescape(code) for name, code in found}
-    return Place(folder, snippets, answer.json()["predictions"][0], environment)
+    return Place(folder, snippets, answer.json()["predictions"][0], environment, model_id)
 
 
 def numbers(text: str) -> list[float]:
@@ -79,7 +80,7 @@ def numbers(text: str) -> list[float]:
 
 
 def test_every_tab_has_a_snippet(place: Place) -> None:
-    assert list(place.snippets) == ["curl", "py", "tf", "keras", "serving"]
+    assert list(place.snippets) == ["curl", "py", "tf", "keras", "onnx", "tflite", "serving"]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
@@ -100,6 +101,36 @@ def test_python_with_the_saved_model(place: Place, name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx", "tflite"])
+def test_python_with_a_further_format(place: Place, house: House, name: str, tmp_path: Path) -> None:
+    path = f"/api/v1/models/{place.model_id}"
+    house.client.post(f"{path}/exports/{name}").raise_for_status()
+
+    def built() -> dict[str, Any] | None:
+        formats = house.client.get(path).raise_for_status().json()["formats"]
+        found: dict[str, Any] = next(one for one in formats if one["format"] == name)
+        return found if found["status"] in {"ready", "failed"} else None
+
+    found = wait_until(built, 240, f"{name} is built\n{house.log}")
+    assert found["status"] == "ready", found
+    assert found["agreement"]["top1"] == 1.0
+    download = house.client.get(f"{path}/download/{name}").raise_for_status().content
+    with zipfile.ZipFile(io.BytesIO(download)) as archive:
+        archive.extractall(tmp_path)
+    shutil.copy(place.folder / "lunch.jpg", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", place.snippets[name]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(numbers(done.stdout), place.probabilities, atol=0.02)
+
+
+@pytest.mark.slow
 def test_what_is_sent_to_tf_serving_is_what_the_signature_takes(place: Place) -> None:
     import tensorflow as tf  # noqa: PLC0415 - only here
 
@@ -110,9 +141,9 @@ def test_what_is_sent_to_tf_serving_is_what_the_signature_takes(place: Place) ->
     (picture,) = (base64.b64decode(one["b64"], validate=True) for one in asked["instances"])
     assert picture == (place.folder / "lunch.jpg").read_bytes()
     signature = served.signatures[asked["signature_name"]]
-    # Serving takes bare instances for the one input that a signature has, and gives bare rows for its one output
+    # Serving takes bare instances for the one input that a signature has, and an object for its outputs
     (name,) = signature.structured_input_signature[1]
-    assert list(signature.structured_outputs) == ["probabilities"]
+    assert list(signature.structured_outputs) == ["known_score", "probabilities", "verdict"]
     answer = signature(**{name: tf.constant([picture])})["probabilities"].numpy()[0]
     # decoded by TensorFlow, not by Pillow: a rounding apart
     np.testing.assert_allclose(answer, place.probabilities, atol=0.02)

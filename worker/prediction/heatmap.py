@@ -23,7 +23,7 @@ def heatmap(model: LoadedModel, pixels: Pixels, question: dict[str, Any]) -> dic
         that picture: left, top, right, bottom; null where nothing spoke for the class), `box_pixels` (of the upright original).
     """
     height, width = question["image_size"]
-    (probabilities,) = model.probabilities([pixels])
+    probabilities = model.answers([pixels])[0].probabilities
     label = int(np.argmax(probabilities)) if question.get("label") is None else int(question["label"])
     resized = resizer(height, width, question["resize"])(pixels)
     found = drawn(resized, model.explain(resized, label))

@@ -3,6 +3,7 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from core.storage import Storage
 from worker.training.pictures import Pixels
 
 _log = logging.getLogger(__name__)
+VERDICTS = ("confident", "unsure", "unknown")  # as the number in the graph counts them: worker.training.doubt
 Probabilities = npt.NDArray[np.float32]
 # A loaded model is its weights, once as read and once as variables, and its graph.
 WEIGHT_COPIES = 2
@@ -32,6 +34,21 @@ def warm_up() -> None:
     tf.constant(0.0).numpy()
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What a model says of one picture.
+
+    Attributes:
+        probabilities: float32 [classes].
+        known_score: 0 to 1; below 0.5 the picture is unlike those the model learnt from.
+        verdict: one of VERDICTS.
+    """
+
+    probabilities: Probabilities
+    known_score: float
+    verdict: str
+
+
 class LoadedModel:
     """One SavedModel. `bytes` is what it is taken to cost in memory."""
 
@@ -40,21 +57,22 @@ class LoadedModel:
         self._answer = self._module.signatures["serving_default"]
         self.bytes = loaded_bytes(folder)
 
-    def probabilities(self, pictures: Sequence[Pixels]) -> list[Probabilities]:
+    def answers(self, pictures: Sequence[Pixels]) -> list[Answered]:
         """Ask `serving_default`, the same signature a download has.
 
         Args:
             pictures: uint8 [h, w, 3] each, any sizes; those of one size go through together.
 
         Returns:
-            float32 [classes] for each picture, in order.
+            For each picture, in order.
         """
-        answers: list[Probabilities | None] = [None] * len(pictures)
+        answers: list[Answered | None] = [None] * len(pictures)
         for batch in batches([picture.shape for picture in pictures]):
             images = tf.constant(np.stack([pictures[index] for index in batch]))
-            found = self._answer(images=images)["probabilities"].numpy()
-            for index, row in zip(batch, found, strict=True):
-                answers[index] = row
+            found = {name: value.numpy() for name, value in self._answer(images=images).items()}
+            for place, index in enumerate(batch):
+                known, verdict = found["known_score"][place], found["verdict"][place]
+                answers[index] = Answered(found["probabilities"][place], float(known), VERDICTS[verdict])
         return [answer for answer in answers if answer is not None]
 
     def explain(self, resized: Pixels, label: int) -> npt.NDArray[np.float32]:
@@ -130,21 +148,18 @@ class ModelShelf:
         return list(self._models)
 
 
-def as_rows(found: Sequence[Probabilities], class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Probabilities as the answer's rows: best class, its probability, all of them by class name, the verdict."""
-    return [_row(probabilities, class_names) for probabilities in found]
+def as_rows(found: Sequence[Answered], class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Answers as the API's rows: best class, its probability, all of them by class name, how well such pictures are known, verdict."""
+    return [_row(answered, class_names) for answered in found]
 
 
-def _row(probabilities: Probabilities, class_names: Sequence[str]) -> dict[str, Any]:
+def _row(answered: Answered, class_names: Sequence[str]) -> dict[str, Any]:
+    probabilities = answered.probabilities
     best = int(np.argmax(probabilities))
     return {
         "class_name": class_names[best],
         "probability": float(probabilities[best]),
         "probabilities": {name: float(value) for name, value in zip(class_names, probabilities, strict=True)},
-        "verdict": verdict(float(probabilities[best])),
+        "known_score": answered.known_score,
+        "verdict": answered.verdict,
     }
-
-
-def verdict(best_probability: float) -> str:
-    """ "confident" when one class has at least half of the probability, else "unsure"."""
-    return "confident" if best_probability >= 0.5 else "unsure"

@@ -78,7 +78,7 @@ class PredictionWorker:
         model = self._shelf.get(str(question["storage_key"]))
         decoded = [self._decoded(picture) for picture in pictures]
         good = [one for one in decoded if not isinstance(one, str)]
-        rows = iter(as_rows(model.probabilities(good), question["class_names"]))
+        rows = iter(as_rows(model.answers(good), question["class_names"]))
         return {"predictions": [{"error": one} if isinstance(one, str) else next(rows) for one in decoded]}
 
     def _heatmap(self, question: dict[str, Any], pictures: Sequence[bytes]) -> dict[str, Any]:

@@ -14,15 +14,18 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import keras
 import tensorflow as tf
 
 from core.backbones import BACKBONES
 from core.errors import ThawError
 from core.training_config import TrainingConfig
+from worker.training.answering import answering_model, whole_model
+from worker.training.doubt import VERDICTS, WISHED_PRECISION, Doubt
 from worker.training.explain import explaining
 from worker.training.golden import (
     CHECKED_PICTURES,
@@ -36,8 +39,9 @@ from worker.training.golden import (
     write_checked,
     write_pictures,
 )
-from worker.training.network import Network, inference_model
+from worker.training.network import Network
 
+KERAS_FILE = "classifier.keras"
 _CHECK_SECONDS = 900
 _VERIFY = Path(__file__).with_name("verify_template.py")
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -53,7 +57,12 @@ _CARD_SIGNATURES = """\
 - `serving_resized`: `images` uint8 [n, {height}, {width}, 3], already resized
 - `serving_bytes`: `images` string [n], bytes of upright JPEG or PNG files (an EXIF orientation is not applied)
 
-Each gives `probabilities` float32 [n, classes]. `python verify.py` checks them on this machine."""
+Each gives three outputs; `python verify.py` checks them on this machine.
+
+- `probabilities` float32 [n, classes], calibrated (temperature {temperature})
+- `known_score` float32 [n], 0 to 1: below 0.5 the picture is unlike those the model learnt from
+- `verdict` int32 [n]: 0 confident (its class was right in at least {precision:.0%} of such answers on held-out pictures), 1 unsure,
+  2 unknown"""
 
 
 class ExportDisagrees(ThawError):
@@ -68,11 +77,17 @@ class Agreement:
         top1: share of pictures with the same first class, over all signatures: 1.0, or there is no export.
         max_abs_diff: largest difference of any probability.
         end_to_end_top1: share of original JPEG and PNG files whose bytes lead to the same first class; None without such files.
+        same_verdict: share of pictures with the same verdict; one exactly on a limit may fall on either side.
+        max_known_score_diff: largest difference of `known_score`.
+        count: pictures compared.
     """
 
     top1: float
     max_abs_diff: float
     end_to_end_top1: float | None
+    same_verdict: float
+    max_known_score_diff: float
+    count: int
 
 
 @dataclass(frozen=True)
@@ -102,10 +117,11 @@ class ExportOptions:
     card_lines: tuple[str, ...] = ()
 
 
-def export_model(
+def export_model(  # noqa: PLR0913 - one call, in the story
     network: Network,
     *,
     config: TrainingConfig,
+    doubt: Doubt,
     class_names: Sequence[str],
     folder: Path,
     test_pictures: Sequence[Path],
@@ -117,6 +133,7 @@ def export_model(
     Args:
         network: trained; unchanged.
         config: of the run.
+        doubt: what the export knows of its own limits.
         class_names: by label.
         folder: made if missing; an earlier export in it is replaced.
         test_pictures: files to compare on; at most 64 are taken, spread evenly.
@@ -127,10 +144,14 @@ def export_model(
         ExportDisagrees: a signature differs from the trained network.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    reference = Reference(inference_model(network), config)
+    reference = Reference(network, config, doubt)
     saved = folder / "saved_model"
     shutil.rmtree(saved, ignore_errors=True)
-    write_saved_model(reference, saved, explaining(network))
+    classifier = answering_model(network, doubt)
+    # the heat map looks through the same layers, so that no weight is written twice
+    explain = explaining(replace(network, backbone=classifier.get_layer(network.backbone.name)))
+    write_saved_model(classifier, reference.resizer, config.image_size, saved, (explain, network.head.variables))
+    whole_model(reference.resizer, classifier).save(folder / KERAS_FILE)
     checked = spread(test_pictures, CHECKED_PICTURES)
     with tempfile.TemporaryDirectory(prefix="export-", dir=folder) as temporary:
         package = Path(temporary)
@@ -139,20 +160,22 @@ def export_model(
         pictures = patterns(config.seed) if generated else map(decode, spread(checked, GOLDEN_PICTURES))
         write_pictures(package / "golden", pictures, reference, side=GOLDEN_SIDE)
         agreement = check_in_clean_process(saved, package / "checked", package / "golden")
-        _write_papers(package, config, class_names, agreement, options.card_lines)
+        _write_papers(package, config, class_names, agreement, doubt, options.card_lines)
         size, digest = write_zip(folder / "saved_model.zip", _members(saved, package))
     return ExportResult("saved_model", size, digest, agreement)
 
 
-def write_saved_model(reference: Reference, folder: Path, explain: Any) -> None:
-    """Write the SavedModel: `serving_default`, `serving_resized`, `serving_bytes`, each giving `probabilities`.
+def write_saved_model(
+    model: keras.Model, resizer: keras.Model, size: tuple[int, int], folder: Path, explain: tuple[Any, Sequence[Any]]
+) -> None:
+    """Write the SavedModel: `serving_default`, `serving_resized`, `serving_bytes`, each giving the outputs of `answering_model`.
 
-    `explain` (see `worker.training.explain`) goes with it as a function of the module, which is no signature.
+    `explain` (see `worker.training.explain`) goes with it as a function of the module, which is no signature, with the variables that it
+    reads and `model` has not.
     """
-    model, resizer, size = reference.model, reference.resizer, reference.image_size
 
     def resized(images: Any) -> dict[str, Any]:
-        return {"probabilities": model(images, training=False)}
+        return dict(model(images, training=False))
 
     def whole(images: Any) -> dict[str, Any]:
         return resized(resizer(images))
@@ -174,7 +197,8 @@ def write_saved_model(reference: Reference, folder: Path, explain: Any) -> None:
     module.weights = [variable.value for variable in model.variables]
     functions = {name: tf.function(call, input_signature=[spec]) for name, (call, spec) in signatures.items()}
     module.functions = functions
-    module.explain = explain
+    module.explain, others = explain
+    module.explain_weights = [variable.value for variable in others]
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # it answers, it does not learn
     tf.saved_model.save(module, str(folder), signatures=functions, options=options)
 
@@ -201,29 +225,49 @@ def check_in_clean_process(saved_model: Path, *golden: Path) -> Agreement:
         )
     found = json.loads(done.stdout.splitlines()[-1])
     results = found["signatures"].values()
-    top1, difference = min(one["top1"] for one in results), max(one["max_abs_diff"] for one in results)
+    top1 = min(one["top1"] for one in results)
+    difference = max(max(one["max_abs_diff"], one["max_known_score_diff"]) for one in results)
     if not found["agrees"]:
         raise ExportDisagrees(
             f"The exported model does not answer as the trained network: same class on {top1:.1%}, largest difference "
             f"{difference:.2g}. Allowed: 100 % and {TOLERANCE}. Nothing is given out."
         )
-    return Agreement(top1, difference, found["end_to_end_top1"])
+    return Agreement(
+        top1,
+        max(one["max_abs_diff"] for one in results),
+        found["end_to_end_top1"],
+        min(one["same_verdict"] for one in results),
+        max(one["max_known_score_diff"] for one in results),
+        min(one["pictures"] for one in results),
+    )
 
 
 def _write_papers(
-    package: Path, config: TrainingConfig, class_names: Sequence[str], agreement: Agreement, card_lines: Sequence[str]
+    package: Path,
+    config: TrainingConfig,
+    class_names: Sequence[str],
+    agreement: Agreement,
+    doubt: Doubt,
+    card_lines: Sequence[str],
 ) -> None:
+    labels = {"class_names": list(class_names), "verdicts": VERDICTS, "doubt": doubt.as_json(class_names)}
     papers = {
-        "labels.json": json.dumps({"class_names": list(class_names)}, ensure_ascii=False, indent=1),
+        "labels.json": json.dumps(labels, ensure_ascii=False, indent=1),
         "training_config.json": json.dumps(config.model_dump(mode="json"), ensure_ascii=False, indent=1),
-        "model_card.md": _card(config, class_names, agreement, card_lines),
+        "model_card.md": _card(config, class_names, agreement, doubt, card_lines),
         "verify.py": _VERIFY.read_text(encoding="utf-8"),
     }
     for name, text in papers.items():
         (package / name).write_text(text + ("" if text.endswith("\n") else "\n"), encoding="utf-8")
 
 
-def _card(config: TrainingConfig, class_names: Sequence[str], agreement: Agreement, card_lines: Sequence[str]) -> str:
+def _card(
+    config: TrainingConfig,
+    class_names: Sequence[str],
+    agreement: Agreement,
+    doubt: Doubt,
+    card_lines: Sequence[str],
+) -> str:
     backbone = BACKBONES[config.backbone]
     height, width = config.image_size
     names = "\n".join(f"{label}. `{name.replace('`', ' ')}`" for label, name in enumerate(class_names))
@@ -246,7 +290,12 @@ def _card(config: TrainingConfig, class_names: Sequence[str], agreement: Agreeme
         "## Classes, by column of `probabilities`",
         names,
         "## Signatures",
-        _CARD_SIGNATURES.format(height=height, width=width),
+        _CARD_SIGNATURES.format(
+            height=height,
+            width=width,
+            temperature="1" if doubt.temperature is None else f"{doubt.temperature:.3g}",
+            precision=WISHED_PRECISION,
+        ),
     ]
     return "\n\n".join(lines) + "\n"
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.training_config import TrainingConfig
+from worker.training.doubt import KNOWN, Doubt, averaged, outside
 from worker.training.layers import build_resizer
+from worker.training.network import Network, inference_model
+from worker.training.statistics import with_temperature
 
 Pixels = NDArray[np.uint8]
 
@@ -25,10 +27,13 @@ _CHECKED_SIDE = 1280
 
 
 class Reference:
-    """The trained network on pixels of any size: what every export is compared with."""
+    """The trained network on pixels of any size, its doubt worked out beside it: what every export is compared with."""
 
-    def __init__(self, model: keras.Model, config: TrainingConfig) -> None:
-        self.model = model
+    def __init__(self, network: Network, config: TrainingConfig, doubt: Doubt) -> None:
+        self._network, self._doubt = network, doubt
+        classifier = inference_model(network)
+        backbone = network.backbone.output
+        pooled = keras.Model(network.backbone.input, network.head.get_layer("head_pooling")(backbone))
         self.image_size = config.image_size
         self.resizer = build_resizer(config.image_size, config.resize)
         whole, own = (
@@ -36,17 +41,26 @@ class Reference:
             tf.TensorSpec((None, *config.image_size, 3), tf.uint8),
         )
         self._resize = tf.function(self.resizer, input_signature=[whole])
-        self._answer = tf.function(partial(model, training=False), input_signature=[own])
+        self._answer = tf.function(
+            lambda pixels: (classifier(pixels, training=False), pooled(tf.cast(pixels, tf.float32), training=False)),
+            input_signature=[own],
+        )
 
     def resize(self, pixels: Pixels) -> Pixels:
         """uint8 [h, w, 3] -> uint8 [H, W, 3]."""
         resized: Pixels = self._resize(pixels[None]).numpy()[0]
         return resized
 
-    def probabilities(self, resized: Pixels) -> NDArray[np.float32]:
-        """uint8 [H, W, 3] -> float32 [classes]."""
-        answer: NDArray[np.float32] = self._answer(resized[None]).numpy()[0]
-        return answer
+    def answer(self, resized: Pixels) -> dict[str, Any]:
+        """uint8 [H, W, 3] -> `probabilities` [classes], `known_score`, `verdict` (a number), as they stand in expected.json."""
+        answers, pooled = (one.numpy() for one in self._answer(resized[None]))
+        probabilities = with_temperature(answers, self._doubt.temperature)[0]
+        doubt = self._doubt
+        left = outside(averaged(self._network, pooled), doubt.mean, doubt.directions)[0]
+        known = 1 / (1 + np.exp(min((left - doubt.limit) / doubt.width, 700.0)))
+        unsure = probabilities.max() < doubt.thresholds[probabilities.argmax()]
+        verdict = 2 if known < KNOWN else int(unsure)
+        return {"probabilities": probabilities.tolist(), "known_score": float(known), "verdict": verdict}
 
 
 def spread(paths: Sequence[Path], count: int) -> list[Path]:
@@ -85,8 +99,8 @@ def _original(path: Path, pixels: Pixels, reference: Reference) -> dict[str, Any
         head = file.read(8)
     if not head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
         return {}  # the signature is for JPEG and PNG
-    answer = reference.probabilities(reference.resize(pixels))
-    return {"original": str(path.resolve()), "original_probabilities": answer.tolist()}
+    answer = reference.answer(reference.resize(pixels))
+    return {"original": str(path.resolve()), "original_probabilities": answer["probabilities"]}
 
 
 def write_pictures(
@@ -117,6 +131,6 @@ def write_pictures(
         image.save(folder / row["picture"], compress_level=1)
         Image.fromarray(resized).save(folder / row["resized"], compress_level=1)
         more = extra[index] if index < len(extra) else {}
-        rows.append({**row, "probabilities": reference.probabilities(resized).tolist(), **more})
+        rows.append({**row, **reference.answer(resized), **more})
     expected = {"tolerance": TOLERANCE, "pictures": rows}
     (folder / "expected.json").write_text(json.dumps(expected, indent=1), encoding="utf-8")

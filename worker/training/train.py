@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from core.training_config import FrozenPhase
 from worker.training import statistics
 from worker.training.card import card_lines
 from worker.training.data import DecodedPictures
+from worker.training.doubt import Doubt, make_doubt
 from worker.training.evaluate import (
     BATCH,
     Answer,
@@ -165,12 +167,15 @@ def _finish(work: Workplace, ledger: Ledger, seconds: dict[str, float]) -> None:
     ledger.put_back(work.network, chosen["phase_index"])
     if len(kinds) > 1:
         work.speaker.log(model_chosen(chosen["phase"], work.config.select))
-    exported = _export(work, model)
+    frozen = kinds["frozen"]["phase_index"] if "frozen" in kinds else None
+    doubt = make_doubt(work, ledger, chosen["phase_index"], frozen)
+    exported = _export(work, model, doubt)
     work.speaker.log(export_checked(exported.as_json()))
     seconds["export"] = time.monotonic() - started
     started = time.monotonic()
     exported_answer = exported_graph(model / "saved_model")
-    answers = {chosen["phase"]: ask(work, exported_answer, "Asking the exported model")}
+    said = ask(work, exported_answer, "Asking the exported model")
+    answers = {chosen["phase"]: replace(said, temperature=doubt.temperature)}
     _write_weights(work, model, chosen["phase"])
     for kind, result in kinds.items():
         if kind != chosen["phase"]:
@@ -184,19 +189,20 @@ def _finish(work: Workplace, ledger: Ledger, seconds: dict[str, float]) -> None:
     work.store.finish()
     work.pictures.finish()
     seconds["evaluate"] = time.monotonic() - started
-    _write_result(work, ledger, chosen, found, exported, seconds)
+    _write_result(work, ledger, chosen, found, exported, doubt, seconds)
 
 
 def _network_bytes(work: Workplace) -> int:
     return sum(4 * int(np.prod(variable.shape)) for variable in every_variable(work.network))
 
 
-def _export(work: Workplace, model: Path) -> ExportResult:
+def _export(work: Workplace, model: Path, doubt: Doubt) -> ExportResult:
     work.orders.check()
     _say_step(work.speaker, work.folder, "export", "Writing the SavedModel and checking it in a clean process")
     result = export_model(
         work.network,
         config=work.config,
+        doubt=doubt,
         class_names=work.folder.class_names,
         folder=model,
         test_pictures=[Path(work.folder.pictures.paths[position]) for position in work.positions("test")],
@@ -301,6 +307,7 @@ def _write_result(
     chosen: Mapping[str, Any],
     found: Mapping[str, Any],
     exported: ExportResult,
+    doubt: Doubt,
     seconds: Mapping[str, float],
 ) -> None:
     path = work.folder.path
@@ -334,7 +341,8 @@ def _write_result(
         "chosen_phase": chosen["phase"],
         "summary": summary,
         "phases": ledger.state.results,
-        "temperature": best["calibration"]["temperature"],
+        "temperature": doubt.temperature,
+        "doubt": doubt.as_json(work.folder.class_names),
         "agreement": exported.as_json()["agreement"],
         "exports": [exported.as_json()],
         "files": _files(path),

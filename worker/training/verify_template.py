@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-Answer = Callable[[dict[str, Any]], np.ndarray]
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def read_png(path: Path) -> Any:
@@ -42,10 +42,10 @@ def read_expected(folders: list[Path]) -> tuple[list[dict[str, Any]], float]:
 
 
 def signatures(model: Any) -> dict[str, Answer]:
-    """Signature name -> function from a row of expected.json to probabilities [classes]."""
+    """Signature name -> function from a row of expected.json to its answer: probabilities [classes], known_score, verdict."""
 
-    def ask(name: str, **inputs: Any) -> np.ndarray:
-        return model.signatures[name](**inputs)["probabilities"].numpy()[0]
+    def ask(name: str, **inputs: Any) -> dict[str, Any]:
+        return {key: value.numpy()[0] for key, value in model.signatures[name](**inputs).items()}
 
     return {
         "serving_default": lambda row: ask("serving_default", images=read_png(row["picture"])),
@@ -55,16 +55,22 @@ def signatures(model: Any) -> dict[str, Answer]:
 
 
 def compare(answer: Answer, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Share of pictures with the same first class, and the largest difference of any probability."""
-    same, worst = 0, 0.0
+    """Shares of pictures with the same first class and verdict, and the largest differences of probability and known_score."""
+    same, verdicts, worst, worst_score = 0, 0, 0.0, 0.0
     for row in rows:
-        expected, found = np.asarray(row["probabilities"]), answer(row)
+        answered = answer(row)
+        expected, found = np.asarray(row["probabilities"]), answered["probabilities"]
+        verdicts += int(row["verdict"] == answered["verdict"])
+        distance = abs(float(answered["known_score"]) - row["known_score"])
+        worst_score = max(worst_score, distance if np.isfinite(distance) else float("inf"))
         # two classes that tie to the sixth digit may come in either order
         same += int(expected[found.argmax()] >= expected.max() - 1e-6)
         # NaN compares false with everything: it must count as disagreement
         difference = float(np.abs(expected - found).max()) if np.isfinite(found).all() else float("inf")
         worst = max(worst, difference)
-    return {"pictures": len(rows), "top1": same / len(rows), "max_abs_diff": worst}
+    count = len(rows)
+    shares = {"top1": same / count, "same_verdict": verdicts / count}
+    return {"pictures": count, **shares, "max_abs_diff": worst, "max_known_score_diff": worst_score}
 
 
 def end_to_end(model: Any, rows: list[dict[str, Any]]) -> float | None:
@@ -91,7 +97,10 @@ def main() -> int:
     model = tf.saved_model.load(str(options.model))
     rows, tolerance = read_expected(options.golden)
     found = {name: compare(answer, rows) for name, answer in signatures(model).items()}
-    agrees = all(one["top1"] == 1.0 and one["max_abs_diff"] <= tolerance for one in found.values())
+    agrees = all(
+        one["top1"] == 1.0 and max(one["max_abs_diff"], one["max_known_score_diff"]) <= tolerance
+        for one in found.values()
+    )
     if options.json:
         print(json.dumps({"agrees": agrees, "signatures": found, "end_to_end_top1": end_to_end(model, rows)}))
     else:

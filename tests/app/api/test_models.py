@@ -115,9 +115,13 @@ def test_a_model_says_the_state_of_every_format(ada: Caller, owned: Belongings) 
     assert ada.client.get("/api/v1/models").json()["items"] == [model]
     path = f"/api/v1/models/{owned.model_id}/exports"
     assert ada.client.post(f"{path}/saved_model").json() == formats["saved_model"]
-    refused = ada.client.post(f"{path}/onnx")
+    asked = ada.client.post(f"{path}/onnx")
+    assert (asked.status_code, asked.json()["status"]) == (202, "building")
+    assert ada.client.post(f"{path}/onnx").json() == asked.json()
+    assert ada.client.get(f"/api/v1/models/{owned.model_id}/download/onnx").status_code == 409
+    refused = ada.client.post(f"{path}/pickle")
     assert refused.status_code == 422
-    assert "not served yet" in refused.json()["detail"]
+    assert "Allowed: saved_model, keras, tflite" in refused.json()["detail"]
 
 
 def test_a_model_is_renamed_and_deleted_with_its_files(ada: Caller, owned: Belongings, house: House) -> None:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from core.errors import NotFound
 from core.storage import FolderStorage
 from worker.prediction import models
-from worker.prediction.models import ModelShelf, as_rows, batches, loaded_bytes, verdict
+from worker.prediction.models import VERDICTS, Answered, ModelShelf, as_rows, batches, loaded_bytes
 
 
 def write_model(folder: Path, *, weight: float = 0.01, explains: bool = False) -> Path:
@@ -20,7 +20,9 @@ def write_model(folder: Path, *, weight: float = 0.01, explains: bool = False) -
 
     def answer(images: Any) -> dict[str, Any]:
         colours = tf.reduce_mean(tf.cast(images, tf.float32), axis=(1, 2))
-        return {"probabilities": tf.nn.softmax(colours * module.weight)}
+        known = colours[:, 0] / 255.0
+        verdict = tf.cast(known < 0.5, tf.int32) * 2
+        return {"probabilities": tf.nn.softmax(colours * module.weight), "known_score": known, "verdict": verdict}
 
     spec = tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")
     module.answer = tf.function(answer, input_signature=[spec])
@@ -53,11 +55,13 @@ def storage(tmp_path: Path) -> FolderStorage:
 
 def test_answers_equal_those_of_the_saved_model_in_order(storage: FolderStorage) -> None:
     asked = pictures((8, 9), (5, 5), (8, 9), (3, 30))
-    found = ModelShelf(storage, 10**9).get("models/a").probabilities(asked)
+    found = ModelShelf(storage, 10**9).get("models/a").answers(asked)
     alone = tf.saved_model.load(str(storage.folder / "models/a/saved_model")).signatures["serving_default"]
-    for picture, probabilities in zip(asked, found, strict=True):
-        expected = alone(images=tf.constant(picture[None]))["probabilities"].numpy()[0]
-        np.testing.assert_allclose(probabilities, expected, atol=1e-6, rtol=0)
+    for picture, answered in zip(asked, found, strict=True):
+        expected = {name: value.numpy()[0] for name, value in alone(images=tf.constant(picture[None])).items()}
+        np.testing.assert_allclose(answered.probabilities, expected["probabilities"], atol=1e-6, rtol=0)
+        assert answered.known_score == pytest.approx(expected["known_score"])
+        assert answered.verdict == VERDICTS[expected["verdict"]]
 
 
 def test_a_model_stays_loaded_and_the_one_unused_for_longest_makes_room(storage: FolderStorage) -> None:
@@ -72,7 +76,7 @@ def test_a_model_stays_loaded_and_the_one_unused_for_longest_makes_room(storage:
 
 def test_a_model_larger_than_the_limit_is_served_all_the_same(storage: FolderStorage) -> None:
     shelf = ModelShelf(storage, 1)
-    assert len(shelf.get("models/a").probabilities(pictures((4, 4)))) == 1
+    assert len(shelf.get("models/a").answers(pictures((4, 4)))) == 1
 
 
 def test_a_deleted_model_is_not_answered_from_memory(storage: FolderStorage) -> None:
@@ -90,13 +94,15 @@ def test_only_pictures_of_one_size_go_through_together_and_not_too_many(monkeypa
     assert batches(shapes) == [[0, 1], [2], [3], [4]]
 
 
-def test_a_row_names_the_best_class_and_every_probability() -> None:
-    (row,) = as_rows([np.array([0.2, 0.7, 0.1], np.float32)], ["cat", "dog", "eel"])
-    assert (row["class_name"], row["verdict"]) == ("dog", "confident")
+def test_a_row_names_the_best_class_every_probability_and_the_verdict() -> None:
+    answered = Answered(np.array([0.2, 0.7, 0.1], np.float32), 0.25, "unknown")
+    (row,) = as_rows([answered], ["cat", "dog", "eel"])
+    assert (row["class_name"], row["known_score"], row["verdict"]) == ("dog", 0.25, "unknown")
     assert row["probability"] == pytest.approx(0.7)
     assert list(row["probabilities"]) == ["cat", "dog", "eel"]
 
 
-@pytest.mark.parametrize(("probability", "word"), [(0.49, "unsure"), (0.5, "confident"), (1.0, "confident")])
-def test_less_than_half_of_the_probability_is_unsure(probability: float, word: str) -> None:
-    assert verdict(probability) == word
+def test_verdicts_are_counted_as_the_graph_counts_them() -> None:
+    from worker.training import doubt  # noqa: PLC0415 - only here
+
+    assert doubt.VERDICTS == VERDICTS

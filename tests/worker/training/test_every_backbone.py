@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from core.backbones import BACKBONES
+from tests.worker.training.doubts import doubt_of
 from tests.worker.training.run_folders import make_run_folder
 from tests.worker.training.workplaces import open_run
 from worker.training.applications import APPLICATIONS, preprocessed
@@ -48,6 +49,7 @@ def _learn_export_and_read_back(tmp_path: Path, backbone_id: str, features: str)
     export = export_model(
         network,
         config=opened.work.config,
+        doubt=doubt_of(network, temperature=None),
         class_names=names,
         folder=tmp_path / "model",
         test_pictures=pictures,

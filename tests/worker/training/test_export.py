@@ -13,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from core.training_config import FrozenPhase, Head, TrainingConfig
+from tests.worker.training.doubts import doubt_of
 from worker.training.export import (
     ExportDisagrees,
     ExportOptions,
@@ -22,7 +23,7 @@ from worker.training.export import (
     write_zip,
 )
 from worker.training.golden import Reference, patterns, write_pictures
-from worker.training.network import Network, build_network, inference_model
+from worker.training.network import Network, build_network
 from worker.training.pictures import decode
 
 CONFIG = TrainingConfig(
@@ -63,6 +64,7 @@ def result(network: Network, pictures: list[Path], folder: Path) -> ExportResult
     return export_model(
         network,
         config=CONFIG,
+        doubt=doubt_of(network),
         class_names=CLASS_NAMES,
         folder=folder,
         test_pictures=pictures,
@@ -90,7 +92,14 @@ def test_every_signature_agrees_with_the_trained_network(result: ExportResult) -
     assert result.agreement.end_to_end_top1 == 1.0
     described = result.as_json()
     assert set(described) == {"format", "size_bytes", "sha256", "agreement"}
-    assert set(described["agreement"]) == {"top1", "max_abs_diff", "end_to_end_top1"}
+    assert set(described["agreement"]) == {
+        "top1",
+        "max_abs_diff",
+        "end_to_end_top1",
+        "same_verdict",
+        "max_known_score_diff",
+        "count",
+    }
 
 
 def test_the_signatures_take_and_give_what_they_promise(
@@ -98,9 +107,9 @@ def test_the_signatures_take_and_give_what_they_promise(
 ) -> None:
     assert result.format == "saved_model"
     model = tf.saved_model.load(str(folder / "saved_model"))
-    reference = Reference(inference_model(network), CONFIG)
+    reference = Reference(network, CONFIG, doubt_of(network))
     pixels = decode(pictures[0])
-    expected = reference.probabilities(reference.resize(pixels))
+    expected = reference.answer(reference.resize(pixels))["probabilities"]
     batch = np.stack([pixels, pixels])
     whole = model.signatures["serving_default"](images=tf.constant(batch))["probabilities"]
     small = model.signatures["serving_resized"](images=tf.constant(reference.resize(pixels)[None]))["probabilities"]
@@ -126,7 +135,7 @@ def test_the_zip_holds_everything_that_explains_the_model(unpacked: Path) -> Non
     papers = {"labels.json", "model_card.md", "training_config.json", "verify.py", "golden/expected.json"}
     assert papers | {"saved_model/saved_model.pb", "golden/pictures/0001.png", "golden/resized/0009.png"} <= names
     assert not any("zdj" in name for name in names)
-    assert json.loads((unpacked / "labels.json").read_text(encoding="utf-8")) == {"class_names": CLASS_NAMES}
+    assert json.loads((unpacked / "labels.json").read_text(encoding="utf-8"))["class_names"] == CLASS_NAMES
     config = json.loads((unpacked / "training_config.json").read_text(encoding="utf-8"))
     assert TrainingConfig.model_validate(config) == CONFIG
     card = (unpacked / "model_card.md").read_text(encoding="utf-8")
@@ -154,7 +163,7 @@ def test_the_zip_s_own_check_passes_and_fails_when_an_answer_is_wrong(unpacked: 
 def test_an_export_of_another_network_is_refused(result: ExportResult, folder: Path) -> None:
     assert result.format == "saved_model"
     other = build_network(CONFIG.model_copy(update={"seed": 5}), 2)
-    write_pictures(folder / "other", patterns(0), Reference(inference_model(other), CONFIG), side=100)
+    write_pictures(folder / "other", patterns(0), Reference(other, CONFIG, doubt_of(other)), side=100)
     with pytest.raises(ExportDisagrees, match="does not answer as the trained network"):
         check_in_clean_process(folder / "saved_model", folder / "other")
 

@@ -1,0 +1,51 @@
+"""A run's bundle is a run folder that the trainer reads, once the pictures of its dataset version are put into it."""
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from app.dependencies import House
+from tests.app.people import Caller, belongings, original_of
+from worker.training.run_folder import read_run_folder
+
+
+def test_a_bundle_and_an_export_make_a_run_folder(ada: Caller, house: House, tmp_path: Path) -> None:
+    owned = belongings(house, ada.user)
+    answer = ada.client.get(f"/api/v1/runs/{owned.run_id}/bundle")
+    assert answer.status_code == 200
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as packed:
+        packed.extractall(tmp_path)
+    exported = ada.client.get(f"/api/v1/dataset-versions/{owned.version_id}/export")
+    (tmp_path / "export.zip").write_bytes(exported.content)
+    fetch = [sys.executable, "fetch.py", "export.zip"]
+    fetched = subprocess.run(fetch, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (fetched.returncode, fetched.stdout.strip()) == (0, "8 of 8 pictures are there."), fetched.stderr
+    rows = [json.loads(line) for line in (tmp_path / "images.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {row["sha256"] for row in rows} == {hashlib.sha256(original_of(ada.user, i)).hexdigest() for i in range(8)}
+    for row in rows:
+        assert hashlib.sha256(Path(row["path"]).read_bytes()).hexdigest() == row["sha256"]
+        row["split"] = {"cat/0.png": "validation"}.get(
+            row["filename"], row["split"]
+        )  # theirs has no validation picture
+    (tmp_path / "images.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    folder = read_run_folder(tmp_path)
+    assert (folder.run_id, len(folder.pictures), folder.class_names) == (owned.run_id, 8, ("cat", "dog"))
+    original = json.loads((tmp_path / "original.json").read_text(encoding="utf-8"))
+    assert original["command"].startswith("python -m worker.training")
+    assert original["seed"] == 0
+
+
+def test_a_picture_that_the_export_lacks_is_said(ada: Caller, house: House, tmp_path: Path) -> None:
+    owned = belongings(house, ada.user)
+    answer = ada.client.get(f"/api/v1/runs/{owned.run_id}/bundle")
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as packed:
+        packed.extractall(tmp_path)
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as empty:
+        empty.writestr("other.png", b"another picture")
+    fetch = [sys.executable, "fetch.py", "export.zip"]
+    fetched = subprocess.run(fetch, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (fetched.returncode, fetched.stdout.strip()) == (1, "0 of 8 pictures are there.")

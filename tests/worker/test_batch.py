@@ -1,0 +1,212 @@
+"""A batch prediction in its worker: every picture once, resumed after a kill, cancelled, drained, in flat memory."""
+
+import io
+import shutil
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import func, select
+
+from core.batch_predictions import archive_key, cancel_batch, predict_archive, predict_version, rows_after
+from core.config import Settings
+from core.ids import new_id
+from core.leases import BATCH_LIFE, expire, expired
+from core.queue import Queue
+from core.tables import BatchPrediction, BatchRow, BatchStatus, TrainedModel
+from tests.core.rows import RememberingQueue
+from tests.worker.tiny_dataset import add_tiny_dataset
+from worker import batch as batch_module
+from worker.batch import Batch, batch_next
+from worker.workplace import Workplace
+
+QUEUE = cast("Queue", RememberingQueue())
+
+
+@pytest.fixture
+def place(tmp_path: Path, migrated_file: Path) -> Iterator[Workplace]:
+    """A workplace with short leases and no broker."""
+    shutil.copyfile(migrated_file, tmp_path / "thaw.sqlite3")
+    settings = Settings(
+        data_dir=tmp_path,
+        redis_url=f"unix://{tmp_path}/nobody.sock",
+        lease_seconds=5,
+        renew_seconds=0.2,
+        disk_reserve_bytes=0,
+    )
+    made = Workplace(settings, ("batch",))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def fake_asker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another answering process, by the same protocol, without TensorFlow: class 1 where the picture is bright."""
+    real = batch_module.subprocess.Popen
+
+    def started(command: list[str], **settings: Any) -> Any:
+        assert command[1:3] == ["-m", "worker.prediction.batch"]
+        return real([sys.executable, "-m", "tests.worker.fake_asker", command[3]], **settings)
+
+    monkeypatch.setattr(batch_module.subprocess, "Popen", started)
+
+
+def picture(brightness: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.full((6, 7, 3), brightness, np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def archive(count: int) -> bytes:
+    """Dark and bright pictures in turn, a text between them, and a path that climbs out."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as packed:
+        for number in range(count):
+            packed.writestr(f"album/{number:05}.png", picture(250 if number % 2 else 5))
+        packed.writestr("album/notes.txt", "no picture")
+        packed.writestr("../evil.png", picture(9))
+    return out.getvalue()
+
+
+def a_model(place: Workplace, owner_id: str) -> TrainedModel:
+    key = "models/tiny"
+    place.storage.put(f"{key}/saved_model/saved_model.pb", b"stands for a SavedModel")
+    return TrainedModel(
+        owner_id=owner_id,
+        name="tiny",
+        dataset_title="Shapes",
+        backbone="tiny_cnn",
+        class_names=["dark", "bright"],
+        image_size=[16, 16],
+        resize="crop",
+        summary={},
+        storage_key=key,
+    )
+
+
+def queue_archive(place: Workplace, count: int) -> str:
+    with place.database.write() as session:
+        model = a_model(place, add_tiny_dataset(session, place.settings).owner_id)
+        session.add(model)
+        session.flush()
+        body, batch_id = archive(count), new_id()
+        place.storage.put(archive_key(batch_id), body)
+        return predict_archive(session, QUEUE, model, batch_id, "album.zip", len(body)).id
+
+
+def rows_of(place: Workplace, batch_id: str) -> list[BatchRow]:
+    with place.database.read() as session:
+        return list(rows_after(session, batch_id, -1))
+
+
+def batch_of(place: Workplace, batch_id: str) -> BatchPrediction:
+    with place.database.read() as session:
+        return session.get_one(BatchPrediction, batch_id)
+
+
+@pytest.mark.usefixtures("fake_asker")
+def test_every_file_of_an_archive_has_one_row_in_order(place: Workplace) -> None:
+    batch_id = queue_archive(place, 40)
+    assert batch_next(place)
+    assert not batch_next(place)
+    batch, rows = batch_of(place, batch_id), rows_of(place, batch_id)
+    assert (batch.status, batch.pictures_done, batch.pictures_total, batch.refused) == (BatchStatus.READY, 42, 42, 2)
+    assert [row.ordinal for row in rows] == list(range(42))
+    assert [row.label for row in rows[:40]] == [0, 1] * 20
+    assert (rows[40].path, rows[40].label) == ("album/notes.txt", None)
+    assert "Not a picture" in (rows[40].error or "")
+    assert "climbs out" in (rows[41].error or "")
+    assert not place.storage.has(archive_key(batch_id))
+    assert not list((place.settings.folder / "batches").iterdir())
+
+
+@pytest.mark.usefixtures("fake_asker")
+def test_a_dataset_version_is_answered_too(place: Workplace) -> None:
+    with place.database.write() as session:
+        version = add_tiny_dataset(session, place.settings)
+        model = a_model(place, version.owner_id)
+        session.add(model)
+        session.flush()
+        batch_id = predict_version(session, QUEUE, model, version).id
+    assert batch_next(place)
+    rows = rows_of(place, batch_id)
+    assert len(rows) == 30
+    assert all(row.label is not None for row in rows)
+    assert rows[0].path == "c0/0.png"
+
+
+@pytest.mark.usefixtures("fake_asker")
+def test_a_killed_worker_s_batch_goes_on_without_doubles(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_module, "ROWS_AT_ONCE", 16)
+    batch_id = queue_archive(place, 300)
+    write = Batch._write_rows
+    written = 0
+
+    def dying(self: Batch) -> None:
+        nonlocal written
+        written += len(self._rows)
+        write(self)
+        if written >= 64:
+            raise KeyboardInterrupt  # as abrupt as a process can end within one
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Batch, "_write_rows", dying)
+        with pytest.raises(KeyboardInterrupt):
+            batch_next(place)
+    done = len(rows_of(place, batch_id))
+    assert 64 <= done < 300
+    time.sleep(place.settings.lease_seconds + 0.3)
+    with place.database.write() as session:
+        (lost,) = expired(session, BATCH_LIFE)
+        assert expire(session, BATCH_LIFE, lost) == BatchStatus.QUEUED
+    assert batch_next(place)
+    batch = batch_of(place, batch_id)
+    assert (batch.status, batch.attempt, batch.pictures_done) == (BatchStatus.READY, 2, 302)
+    with place.database.read() as session:
+        counted = select(func.count()).select_from(BatchRow).where(BatchRow.batch_id == batch_id)
+        assert session.scalar(counted) == 302
+
+
+@pytest.mark.usefixtures("fake_asker")
+def test_a_cancelled_batch_stops_and_keeps_what_is_answered(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_ASKER_SECONDS", "0.05")
+    batch_id = queue_archive(place, 2000)
+    worker = threading.Thread(target=batch_next, args=(place,))
+    worker.start()
+    while not rows_of(place, batch_id):
+        time.sleep(0.05)
+    with place.database.write() as session:
+        cancel_batch(session, place.storage, session.get_one(BatchPrediction, batch_id))
+    worker.join(timeout=20)
+    batch = batch_of(place, batch_id)
+    assert batch.status == BatchStatus.CANCELLED
+    assert 0 < batch.pictures_done < 2000
+
+
+@pytest.mark.usefixtures("fake_asker")
+def test_a_stopped_worker_gives_its_batch_back(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_ASKER_SECONDS", "0.05")
+    batch_id = queue_archive(place, 2000)
+    worker = threading.Thread(target=batch_next, args=(place,))
+    worker.start()
+    while not rows_of(place, batch_id):
+        time.sleep(0.05)
+    place.drain.set()
+    worker.join(timeout=20)
+    batch = batch_of(place, batch_id)
+    assert (batch.status, batch.failures) == (BatchStatus.QUEUED, 0)
+
+
+def test_an_answering_process_that_dies_is_a_failure_with_a_sentence(place: Workplace) -> None:
+    batch_id = queue_archive(place, 3)
+    assert batch_next(place)
+    batch = batch_of(place, batch_id)
+    assert batch.status == BatchStatus.FAILED
+    assert "fault of ours" in (batch.error or "")

@@ -1,0 +1,157 @@
+"""Every further format answers as the model does, proves it where it is to run, and is not given out when it cannot."""
+
+import json
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.training_config import FrozenPhase, TrainingConfig
+from tests.worker.training.doubts import doubt_of
+from worker.training import convert as converting
+from worker.training.answering import answering_model, whole_model
+from worker.training.convert import ENDINGS, EXACT, Order, Unfit, convert, write_order
+from worker.training.export import KERAS_FILE, export_model
+from worker.training.golden import patterns
+from worker.training.layers import PictureResizer, build_resizer
+from worker.training.network import build_network
+from worker.training.pictures import decode
+
+CONFIG = TrainingConfig(
+    backbone="tiny_cnn",
+    weights="none",
+    image_size=(32, 32),
+    resize="crop",
+    phases=(FrozenPhase(features="live"),),
+)
+RUNTIMES = {"onnx": "onnxruntime", "tflite": "ai-edge-litert", "tflite_int8": "ai-edge-litert"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an exported model, unpacked in `papers`, and test pictures."""
+    folder = tmp_path_factory.mktemp("model")
+    paths = []
+    for index, pixels in enumerate(patterns(7)):
+        paths.append(folder / f"{index}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    network = build_network(CONFIG, 3)
+    export_model(
+        network,
+        config=CONFIG,
+        doubt=doubt_of(network),
+        class_names=["a", "b", "c"],
+        folder=folder,
+        test_pictures=paths,
+        decode=decode,
+    )
+    with zipfile.ZipFile(folder / "saved_model.zip") as packed:
+        packed.extractall(folder / "papers", [one for one in packed.namelist() if not one.startswith("saved_model/")])
+    return folder
+
+
+def order(model: Path, file_format: str) -> Order:
+    pictures = tuple(str(model / f"{index}.png") for index in range(20))
+    return Order(
+        format=file_format,
+        keras=str(model / KERAS_FILE),
+        saved_model=str(model / "saved_model"),
+        papers=str(model / "papers"),
+        image_size=CONFIG.image_size,
+        resize=CONFIG.resize,
+        test=pictures,
+        train=pictures[:5],
+    )
+
+
+# TensorFlow's own converter uses its own deprecated interpreter to find the ranges of int8
+@pytest.mark.filterwarnings("ignore:[\\s\\S]*tf.lite.Interpreter is deprecated:UserWarning")
+@pytest.mark.parametrize(
+    "file_format",
+    [
+        "onnx",
+        "tflite",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("keras", "tflite_float16", "tflite_int8")),
+    ],
+)
+def test_a_format_agrees_and_its_zip_proves_it(model: Path, tmp_path: Path, file_format: str) -> None:
+    result = convert(tmp_path, order(model, file_format))
+    agreement = result["agreement"]
+    assert (agreement["count"], agreement["pictures"]) == (20, "test")
+    if file_format in EXACT:
+        assert agreement["top1"] == 1.0
+        assert agreement["max_abs_diff"] <= 1e-3
+        assert agreement["max_known_score_diff"] <= 1e-3
+    with zipfile.ZipFile(tmp_path / f"{file_format}.zip") as packed:
+        names = set(packed.namelist())
+        packed.extractall(tmp_path / "unpacked")
+    papers = {"labels.json", "model_card.md", "training_config.json", "golden/expected.json", "verify.py", "resize.py"}
+    assert papers | {f"model.{ENDINGS[file_format]}", "agreement.json"} <= names
+    verify = [sys.executable, "verify.py"]
+    done = subprocess.run(verify, cwd=tmp_path / "unpacked", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "The answers agree."), done.stderr
+    expected = tmp_path / "unpacked" / "golden" / "expected.json"
+    wrong = json.loads(expected.read_text())
+    for row in wrong["pictures"]:
+        row["probabilities"] = row["probabilities"][::-1]
+        row["known_score"] = 1 - row["known_score"]
+    expected.write_text(json.dumps(wrong))
+    done = subprocess.run(verify, cwd=tmp_path / "unpacked", capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "DISAGREE" in done.stdout
+
+
+def test_a_file_that_answers_otherwise_is_not_given_out(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = build_network(CONFIG.model_copy(update={"seed": 4}), 3)
+    wrong = tmp_path / "wrong.keras"
+    resizer = build_resizer(CONFIG.image_size, CONFIG.resize)
+    whole_model(resizer, answering_model(other, doubt_of(other))).save(wrong)
+    monkeypatch.setitem(converting._MAKERS, "keras", lambda *given: given[-1].write_bytes(wrong.read_bytes()))
+    with pytest.raises(Unfit, match="does not answer as the model"):
+        convert(tmp_path, order(model, "keras"))
+    assert not list(tmp_path.glob("*.zip"))
+
+
+@pytest.mark.parametrize("mode", ["crop", "pad", "squash"])
+def test_the_resize_snippet_resizes_as_the_model_was_trained(model: Path, mode: str) -> None:
+    snippet: dict[str, object] = {}
+    wanted = Order("onnx", "", "", "", (40, 30), mode)  # type: ignore[arg-type]
+    exec(converting._resize_snippet(wanted), snippet)
+    resize = PictureResizer((40, 30), mode)  # type: ignore[arg-type]
+    for index in range(6):
+        path = model / f"{index}.png"
+        ours, theirs = resize(decode(path)), snippet["ready"](str(path))[0]  # type: ignore[operator]
+        assert ours.shape == theirs.shape
+        assert np.abs(ours.astype(int) - theirs.astype(int)).mean() < 1.5, (mode, index)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:[\\s\\S]*tf.lite.Interpreter is deprecated:UserWarning")
+@pytest.mark.parametrize("file_format", list(RUNTIMES))
+def test_a_file_runs_where_there_is_no_tensorflow(model: Path, tmp_path: Path, file_format: str) -> None:
+    convert(tmp_path, order(model, file_format))
+    with zipfile.ZipFile(tmp_path / f"{file_format}.zip") as packed:
+        packed.extractall(tmp_path / "unpacked")
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", RUNTIMES[file_format], "numpy", "pillow"], check=True)
+    listed = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout.lower()
+    assert "tensorflow" not in listed
+    assert "keras" not in listed
+    done = subprocess.run([python, "verify.py"], cwd=tmp_path / "unpacked", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_process_writes_its_result(model: Path, tmp_path: Path) -> None:
+    write_order(tmp_path, order(model, "keras"))
+    command = [sys.executable, "-m", "worker.training.convert", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "result.json").read_text())["format"] == "keras"

@@ -1,0 +1,250 @@
+"""What a model must know to say "I don't know": a temperature, thresholds for being confident, and what its own pictures look like.
+
+Fitted on train and validation alone, after the last phase; carried inside every export (worker/training/answering.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+from sklearn.model_selection import GroupKFold
+
+from worker.training import statistics
+from worker.training.events import Place, Progress
+from worker.training.heads import Problem, choose_strength, fit, fit_scaler, one_blas_thread, unpack
+from worker.training.learner import logits_of
+from worker.training.ledger import Ledger
+from worker.training.materials import Workplace, plain_pooled
+from worker.training.network import Network
+
+WISHED_PRECISION = 0.95
+KNOWN = 0.5  # a `known_score` below it is unknown
+LOWEST_THRESHOLD = 0.5  # less than half of the probability is never confident
+VERDICTS = ("confident", "unsure", "unknown")  # by the number that a graph gives; worker.prediction.models has them too
+_MOST_TRAIN = 1000  # pictures that the statistics are made of
+_ENOUGH_VALIDATION = 500  # pictures from which on validation alone decides the temperature
+_FEWEST_FOR_TEMPERATURE = 50
+_FEWEST_OF_A_CLASS = 30
+_DIRECTIONS = 32
+_KNOWN_SHARE = 0.977  # of one's own pictures: two standard deviations on one side
+_FOLDS = 5
+_ITERATIONS = 100
+_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What the exported graph knows of its own limits.
+
+    Attributes:
+        temperature: by which logits are divided; None: too few pictures to say, nothing is scaled.
+        fitted_on: how many pictures decided the temperature.
+        thresholds: float32 [classes]; an answer with at least this probability is confident.
+        own_thresholds: labels with a threshold of their own; the others share one.
+        mean: float32 [d], of the training pictures' features, each of length one.
+        directions: float32 [d, k], orthonormal: in which training pictures differ from that mean.
+        limit: how much of a picture's features may lie outside these directions (squared length).
+        width: change of that by which `known_score` moves from 0.5 to 0.73.
+    """
+
+    temperature: float | None
+    fitted_on: int
+    thresholds: np.ndarray
+    own_thresholds: tuple[int, ...]
+    mean: np.ndarray
+    directions: np.ndarray
+    limit: float
+    width: float
+
+    def as_json(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """What people are told of it."""
+        return {
+            "temperature": self.temperature,
+            "temperature_fitted_on": self.fitted_on,
+            "precision": WISHED_PRECISION,
+            "thresholds": {name: float(value) for name, value in zip(class_names, self.thresholds, strict=True)},
+            "own_thresholds": [class_names[label] for label in self.own_thresholds],
+            "known_below": KNOWN,
+        }
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Pooled features float32 [n, d], logits float64 [n, classes] and labels of some pictures."""
+
+    features: np.ndarray
+    logits: np.ndarray
+    labels: np.ndarray
+
+
+def make_doubt(work: Workplace, ledger: Ledger, chosen_index: int, frozen_index: int | None) -> Doubt:
+    """Fit it for the network of the chosen phase, which the network has when this returns.
+
+    Args:
+        chosen_index: phase of the model.
+        frozen_index: the last frozen phase, whose head is cross-validated; None: there was none.
+    """
+    ledger.put_back(work.network, chosen_index)
+    train = _spread(work.positions("train"), _MOST_TRAIN)
+    known = _look(work, train)
+    held = _look(work, work.positions("validation"))
+    logits, labels = held.logits, held.labels
+    if len(labels) < _ENOUGH_VALIDATION and frozen_index is not None:
+        if frozen_index != chosen_index:
+            ledger.put_back(work.network, frozen_index)
+        guessed = cross_validated(work, train, known if frozen_index == chosen_index else _look(work, train))
+        if frozen_index != chosen_index:
+            ledger.put_back(work.network, chosen_index)
+        logits, labels = np.concatenate([logits, guessed]), np.concatenate([labels, known.labels])
+    temperature = fit_temperature(logits, labels)
+    scaled = statistics.with_temperature(_softmax(logits), temperature)
+    thresholds, own = fit_thresholds(scaled, labels, np.bincount(held.labels, minlength=work.n_classes))
+    return Doubt(temperature, len(labels), thresholds, own, *fit_known(known.features, held.features))
+
+
+def _spread(positions: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of them, evenly spread over the list."""
+    if len(positions) <= most:
+        return positions
+    return positions[np.linspace(0, len(positions) - 1, most).astype(np.int64)]
+
+
+def _look(work: Workplace, positions: np.ndarray) -> _Seen:
+    """Plain pictures through the network as it stands; stored features are found again."""
+    extractor = plain_pooled(work)
+    total = len(positions)
+    progress = Progress(work.speaker, Place("evaluate", message="Learning what the model does not know"), total, total)
+
+    def say(done: int, _: int) -> None:
+        work.orders.check()
+        progress.at(done, done)
+
+    stored = work.store.features(extractor, positions, 1, say).gather(np.arange(total)).astype(np.float32)
+    head = work.network.head
+    answer = logits_of(head, head.get_layer("head_pooling").output)
+    parts = [np.asarray(answer(stored[first : first + _BATCH], False)) for first in range(0, total, _BATCH)]
+    logits = np.concatenate(parts).astype(np.float64)
+    if logits.shape[1] == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+    return _Seen(averaged(work.network, stored), logits, work.folder.pictures.labels[positions])
+
+
+def averaged(network: Network, pooled: np.ndarray) -> np.ndarray:
+    """Features of distance: the pooled ones, where `flatten` pools its average over the places, float32 [n, d]."""
+    channels = network.backbone.output.shape[-1]
+    return pooled if pooled.shape[1] == channels else pooled.reshape(len(pooled), -1, channels).mean(axis=1)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def cross_validated(work: Workplace, positions: np.ndarray, seen: _Seen) -> np.ndarray:
+    """Logits float64 [n, classes] of training pictures by logistic heads that did not learn from them: five folds, groups whole."""
+    n_classes, smoothing = work.n_classes, work.config.label_smoothing
+    names = [work.folder.pictures.groups[position] or f"/{position}" for position in positions]
+    groups = np.unique(names, return_inverse=True)[1]
+    targets = np.full((len(positions), n_classes), smoothing / n_classes, np.float32)
+    targets[np.arange(len(positions)), seen.labels] += 1.0 - smoothing
+    problem = Problem(fit_scaler(seen.features)(seen.features), targets, np.ones(len(positions), np.float32))
+    folds = min(_FOLDS, int(groups.max()) + 1)
+    if folds < 2:
+        return seen.logits
+    strength = work.strength
+    if strength is None:
+        strength, _ = choose_strength(problem, groups, threads=work.folder.threads, check=work.orders.check)
+    found = np.empty((len(positions), n_classes))
+    with one_blas_thread():
+        for learnt, left in GroupKFold(folds).split(problem.features, groups=groups):
+            work.orders.check()
+            kernel, bias = unpack(fit(problem.rows(learnt), strength, iterations=_ITERATIONS), n_classes)
+            found[left] = problem.features[left] @ kernel + bias
+    return found
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
+    """See `statistics.fit_temperature`; None with fewer than 50 pictures."""
+    if len(labels) < _FEWEST_FOR_TEMPERATURE:
+        return None
+    return statistics.fit_temperature(_softmax(logits), labels)
+
+
+def fit_thresholds(
+    probabilities: np.ndarray, labels: np.ndarray, validation_counts: np.ndarray
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The lowest probability from which on answers were right as often as wished.
+
+    Args:
+        probabilities: float [n, classes], scaled by the temperature.
+        labels: int [n].
+        validation_counts: validation pictures by label; a class with fewer than 30 shares one threshold with the others.
+
+    Returns:
+        float32 [classes], and the labels that have their own. Where nothing is right as often as wished: 1.
+    """
+    said, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    shared = _lowest(sure, said == labels)
+    thresholds = np.full(probabilities.shape[1], shared, np.float32)
+    own = tuple(int(label) for label in np.flatnonzero(validation_counts >= _FEWEST_OF_A_CLASS))
+    for label in own:
+        here = said == label
+        thresholds[label] = _lowest(sure[here], labels[here] == label)
+    return thresholds, own
+
+
+def _lowest(sure: np.ndarray, right: np.ndarray) -> float:
+    order = np.argsort(-sure, kind="stable")
+    share = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    good = np.flatnonzero(share >= WISHED_PRECISION)
+    if not len(good):
+        return 1.0
+    return max(LOWEST_THRESHOLD, float(sure[order][good[-1]]))
+
+
+def fit_known(train: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """What pictures of this kind look like to the network: the directions in which the features of training pictures vary.
+
+    A picture of something else has more of its features outside of them; so ViM (Wang et al., CVPR 2022) has it, here on features of
+    length one. The limit is that of a prediction interval for one more picture of the held-out kind (logarithms taken as normal).
+
+    Args:
+        train, held: float32 [n, d], pooled features; `held` of pictures that nothing was fitted on.
+
+    Returns:
+        mean [d], directions [d, k], limit, width: see Doubt.
+    """
+    unit = unit_length(train)
+    mean = unit.mean(axis=0)
+    centred = (unit - mean).astype(np.float64)
+    count = max(1, min(_DIRECTIONS, len(train) // 4, train.shape[1] - 1))
+    # the small Gram matrix: as many rows as pictures, or as features
+    if len(centred) < centred.shape[1]:
+        values, vectors = np.linalg.eigh(centred @ centred.T)
+        directions = centred.T @ vectors[:, -count:] / np.sqrt(np.maximum(values[-count:], 1e-12))
+    else:
+        directions = np.linalg.eigh(centred.T @ centred)[1][:, -count:]
+    directions = directions.astype(np.float32)
+    logs = np.log(np.maximum(outside(held, mean, directions), 1e-6))
+    n = len(logs)
+    spread = max(float(logs.std(ddof=1)) if n > 1 else 0.5, 0.05)
+    reach = float(student.ppf(_KNOWN_SHARE, max(n - 1, 2))) * np.sqrt(1 + 1 / n)
+    limit = float(np.exp(logs.mean() + reach * spread))
+    return mean, directions, limit, limit * spread / 2
+
+
+def unit_length(features: np.ndarray) -> np.ndarray:
+    """Rows float32 [n, d] of length one; a row of zeros stays."""
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    scaled: np.ndarray = features / np.maximum(lengths, 1e-6)
+    return scaled
+
+
+def outside(features: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Squared length of what of each picture's features lies outside the directions, float [n]."""
+    away = unit_length(features) - mean
+    left: np.ndarray = (away**2).sum(axis=1) - ((away @ directions) ** 2).sum(axis=1)
+    return np.maximum(left, 0.0)
