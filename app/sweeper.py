@@ -185,25 +185,23 @@ class Sweeper:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+_WHAT_FAILED = {
+    UPLOAD_LIFE.table: "Checking these files failed three times: each time the worker disappeared. Upload them again.",
+    BATCH_LIFE.table: "This batch prediction failed three times: each time the worker disappeared.",
+    WEIGHTS_LIFE.table: (
+        "Checking this file failed three times: each time the worker disappeared. It may be damaged or hostile."
+    ),
+    EXPORT_LIFE.table: "Making this file failed three times: each time the worker disappeared.",
+    LABEL_CHECK_LIFE.table: "Looking for label errors failed three times: each time the worker disappeared.",
+}
+
+
 def _failed_values(life: Life) -> dict[str, object]:
     """Columns of a row that lost its worker for the third time."""
     if life is RUN_LIFE:
         advice = "Look at the log below and at the memory of this machine, then try again."
         return {"failure": {"kind": "crash", "message": lost_sentence(_LOST), "advice": advice}}
-    if life is UPLOAD_LIFE:
-        sentence = "Checking these files failed three times: each time the worker disappeared. Upload them again."
-        return {"error": sentence}
-    if life is BATCH_LIFE:
-        return {"error": "This batch prediction failed three times: each time the worker disappeared."}
-    if life is WEIGHTS_LIFE:
-        return {
-            "error": "Checking this file failed three times: each time the worker disappeared. It may be damaged or hostile."
-        }
-    if life is EXPORT_LIFE:
-        return {"error": "Making this file failed three times: each time the worker disappeared."}
-    if life is LABEL_CHECK_LIFE:
-        return {"error": "Looking for label errors failed three times: each time the worker disappeared."}
-    return {}
+    return {"error": _WHAT_FAILED[life.table]}
 
 
 def _tell(session: Session, life: Life, row_id: str, status: object) -> None:
