@@ -1,5 +1,6 @@
 """Heat maps: where the evidence lies by construction, for every kind of head, through a saved module."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import pytest
 import tensorflow as tf
 
 from core.training_config import FrozenPhase, Head, TrainingConfig
+from tests.worker.training.doubts import doubt_of
+from worker.training.answering import answering_model
 from worker.training.explain import drawn, explaining, in_original
 from worker.training.export import write_saved_model
 from worker.training.golden import Reference
-from worker.training.network import Network, build_network, inference_model
+from worker.training.network import Network, build_network
 
 SIDE = 48
 
@@ -107,7 +110,11 @@ def test_a_box_is_found_again_in_the_original(resize: str, expected: tuple[int, 
 def test_a_saved_module_explains_as_the_network_did(tmp_path: Path, head: dict[str, Any]) -> None:
     network = build_network(config(**head), 2)
     explain = explaining(network)
-    write_saved_model(Reference(inference_model(network), config(**head)), tmp_path / "saved", explain)
+    doubt = doubt_of(network)
+    resizer = Reference(network, config(**head), doubt).resizer
+    classifier = answering_model(network, doubt)
+    shared = explaining(replace(network, backbone=classifier.get_layer(network.backbone.name)))
+    write_saved_model(classifier, resizer, (SIDE, SIDE), tmp_path / "saved", (shared, network.head.variables))
     loaded = tf.saved_model.load(str(tmp_path / "saved"))
     pixels = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), dtype=np.uint8)
     labels = np.array([0, 1], np.int32)
