@@ -8,14 +8,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from app.api.routing import api_router
-from app.api.schemas import HeatmapOut
+from app.api.schemas import HeatmapOut, ReproductionOut
 from app.dependencies import House, Person, ReadSession, TheHouse
 from app.event_files import event_files
 from app.explaining import heatmap
 from app.predicting import read_pictures
 from core import models, runs
 from core.catalog import find_image, model_of_run, run_document, run_metrics
-from core.errors import Conflict, FieldProblem, InputInvalid
+from core.errors import Conflict, FieldProblem, InputInvalid, NotFound
+from core.reproduction import TOLERANCE, reproduction
 from core.tables import TrainedModel
 
 router = api_router("runs")
@@ -59,6 +60,27 @@ def download_event_files(run_id: str, session: ReadSession, person: Person) -> R
     archive = event_files(run, run_metrics(session, run.id), run_document(session, run.id, "evaluation"))
     headers = {"Content-Disposition": f'attachment; filename="tensorboard-{run.id}.zip"'}
     return Response(archive, media_type="application/zip", headers=headers)
+
+
+@router.get("/runs/{run_id}/reproduction")
+def read_reproduction(run_id: str, session: ReadSession, person: Person) -> ReproductionOut:
+    """Whether a run that was made by `POST /runs/{id}/retry` came out as the one it repeats: weights bit by bit, answers on test."""
+    run = runs.find_run(session, person.id, run_id)
+    found = reproduction(session, run)
+    if found is None:
+        raise NotFound(
+            "This run repeats no other with the same settings on the same dataset version, or one of the two has not succeeded."
+        )
+    return ReproductionOut(
+        first_id=found.first_id,
+        equal_weights=dict(found.equal_weights),
+        pictures=found.pictures,
+        same_answer=found.same_answer,
+        largest_difference=found.largest_difference,
+        same_machine=found.same_machine,
+        tolerance=TOLERANCE,
+        within_tolerance=found.within_tolerance,
+    )
 
 
 @model_router.get(

@@ -621,6 +621,19 @@ class RunOut(BaseModel):
     revision: int
 
 
+class ReproductionOut(BaseModel):
+    """A run against the one it repeats (`retry_of`), once both have succeeded."""
+
+    first_id: str
+    equal_weights: dict[str, bool]
+    pictures: int
+    same_answer: int
+    largest_difference: float
+    same_machine: bool
+    tolerance: float
+    within_tolerance: bool
+
+
 class RepeatsOut(BaseModel):
     """A group of repeats, the runs in the order of their seeds."""
 

@@ -24,6 +24,7 @@ from core.catalog import Wish, list_datasets, list_runs, log_lines, model_of_run
 from core.errors import NotFound
 from core.models import exports_of
 from core.repeats import Group, find_group
+from core.reproduction import Reproduction, reproduction
 from core.runs import bring_back_run, cancel_run, find_run, looks, put_away_run, retry_run
 from core.tables import Dataset, Export, LogLine, Run, RunStatus, TrainedModel
 from core.training_config import parse_config
@@ -100,6 +101,7 @@ class RunView(View):
     model: TrainedModel | None
     exports: dict[str, Export]
     ended: bool
+    reproduction: Reproduction | None
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,7 @@ def run_view(session: Session, run: Run, wish: JudgeWish) -> RunView:
         model=model,
         exports=exports_of(session, model.id) if model else {},
         ended=run.status not in {RunStatus.QUEUED, RunStatus.RUNNING},
+        reproduction=reproduction(session, run),
     )
 
 
