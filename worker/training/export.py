@@ -52,6 +52,7 @@ _CARD_INTRODUCTION = """\
 An image classifier with {classes} classes, trained with Thaw on {backbone} (weights: {weights}, licence: {licence}).
 
 Pictures are resized to {height} x {width} pixels ({resize}) inside the model."""
+_CARD_CLASSES = "## Classes, by column of `probabilities`"
 _CARD_SIGNATURES = """\
 - `serving_default`: `images` uint8 [n, h, w, 3], RGB, upright, any h and w
 - `serving_resized`: `images` uint8 [n, {height}, {width}, 3], already resized
@@ -110,11 +111,9 @@ class ExportOptions:
 
     Attributes:
         golden: "test" puts 20 of the test pictures into it, "generated" puts patterns there instead.
-        card_lines: further paragraphs of the model card, Markdown.
     """
 
     golden: Literal["test", "generated"] = "test"
-    card_lines: tuple[str, ...] = ()
 
 
 def export_model(  # noqa: PLR0913 - one call, in the story
@@ -160,7 +159,7 @@ def export_model(  # noqa: PLR0913 - one call, in the story
         pictures = patterns(config.seed) if generated else map(decode, spread(checked, GOLDEN_PICTURES))
         write_pictures(package / "golden", pictures, reference, side=GOLDEN_SIDE)
         agreement = check_in_clean_process(saved, package / "checked", package / "golden")
-        _write_papers(package, config, class_names, agreement, doubt, options.card_lines)
+        _write_papers(package, config, class_names, agreement, doubt)
         size, digest = write_zip(folder / "saved_model.zip", _members(saved, package))
     return ExportResult("saved_model", size, digest, agreement)
 
@@ -248,13 +247,12 @@ def _write_papers(
     class_names: Sequence[str],
     agreement: Agreement,
     doubt: Doubt,
-    card_lines: Sequence[str],
 ) -> None:
     labels = {"class_names": list(class_names), "verdicts": VERDICTS, "doubt": doubt.as_json(class_names)}
     papers = {
         "labels.json": json.dumps(labels, ensure_ascii=False, indent=1),
         "training_config.json": json.dumps(config.model_dump(mode="json"), ensure_ascii=False, indent=1),
-        "model_card.md": _card(config, class_names, agreement, doubt, card_lines),
+        "model_card.md": _card(config, class_names, agreement, doubt),
         "verify.py": _VERIFY.read_text(encoding="utf-8"),
     }
     for name, text in papers.items():
@@ -266,7 +264,6 @@ def _card(
     class_names: Sequence[str],
     agreement: Agreement,
     doubt: Doubt,
-    card_lines: Sequence[str],
 ) -> str:
     backbone = BACKBONES[config.backbone]
     height, width = config.image_size
@@ -286,8 +283,7 @@ def _card(
             resize=config.resize,
         ),
         checked,
-        *card_lines,
-        "## Classes, by column of `probabilities`",
+        _CARD_CLASSES,
         names,
         "## Signatures",
         _CARD_SIGNATURES.format(
@@ -298,6 +294,30 @@ def _card(
         ),
     ]
     return "\n\n".join(lines) + "\n"
+
+
+def complete_card(folder: Path, exported: ExportResult, lines: Sequence[str]) -> ExportResult:
+    """Put what is known after the judgement into the model card of the zip; every other member stays as it was checked.
+
+    Args:
+        folder: that `export_model` wrote into.
+        exported: what it gave.
+        lines: Markdown paragraphs, from `worker.training.card`.
+    """
+    target = folder / "saved_model.zip"
+    with tempfile.TemporaryDirectory(prefix="card-", dir=folder) as temporary:
+        members = []
+        with zipfile.ZipFile(target) as archive:
+            for number, name in enumerate(archive.namelist()):
+                path = Path(temporary) / f"{number}{Path(name).suffix}"
+                with archive.open(name) as source, path.open("wb") as sink:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+                members.append((name, path))
+        card = dict(members)["model_card.md"]
+        head, tail = card.read_text(encoding="utf-8").split(_CARD_CLASSES)
+        card.write_text("\n\n".join([head.strip(), *lines, _CARD_CLASSES]) + tail, encoding="utf-8")
+        size, digest = write_zip(target, members)
+    return replace(exported, size_bytes=size, sha256=digest)
 
 
 def _members(saved: Path, package: Path) -> list[tuple[str, Path]]:

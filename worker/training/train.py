@@ -28,7 +28,7 @@ from worker.training.evaluate import (
     write_predictions,
 )
 from worker.training.events import Place, Progress, Speaker
-from worker.training.export import ExportResult, export_model
+from worker.training.export import ExportResult, complete_card, export_model
 from worker.training.features import FeatureStore
 from worker.training.judgement import Judged, evaluation
 from worker.training.layers import PictureResizer
@@ -185,6 +185,9 @@ def _finish(work: Workplace, ledger: Ledger, seconds: dict[str, float]) -> None:
     card = _robustness(work, exported_answer)
     _write_json(work.folder.path / "neighbours.json", _neighbours(work, ledger, answers[chosen["phase"]]))
     found = _write_judgement(work, answers, chosen["phase"], card)
+    lines = card_lines(found, _counts(work), _lineage(work))
+    _write_json(work.folder.path / "card.json", {"lines": lines})
+    exported = complete_card(model, exported, lines)
     work.speaker.log(judged(found, chosen["phase"]))
     work.store.finish()
     work.pictures.finish()
@@ -271,7 +274,6 @@ def _write_judgement(
     ordered = {kind: answers[kind] for kind in ("frozen", "fine_tune") if kind in answers}
     found = evaluation(ordered, labels, work.folder.class_names, chosen, _test_groups(work))
     found["robustness"] = dict(card)
-    _write_json(work.folder.path / "card.json", {"lines": card_lines(found, _counts(work), _lineage(work))})
     _write_json(work.folder.path / "evaluation.json", found)
     with (work.folder.path / "predictions.jsonl").open("w", encoding="utf-8") as file:
         for kind, one in ordered.items():

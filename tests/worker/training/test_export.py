@@ -16,9 +16,9 @@ from core.training_config import FrozenPhase, Head, TrainingConfig
 from tests.worker.training.doubts import doubt_of
 from worker.training.export import (
     ExportDisagrees,
-    ExportOptions,
     ExportResult,
     check_in_clean_process,
+    complete_card,
     export_model,
     write_zip,
 )
@@ -60,8 +60,7 @@ def pictures(folder: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def result(network: Network, pictures: list[Path], folder: Path) -> ExportResult:
-    options = ExportOptions(card_lines=("Test accuracy: 93.0 %.",))
-    return export_model(
+    exported = export_model(
         network,
         config=CONFIG,
         doubt=doubt_of(network),
@@ -69,8 +68,8 @@ def result(network: Network, pictures: list[Path], folder: Path) -> ExportResult
         folder=folder,
         test_pictures=pictures,
         decode=decode,
-        options=options,
     )
+    return complete_card(folder, exported, ["Test accuracy: 93.0 %."])
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +139,8 @@ def test_the_zip_holds_everything_that_explains_the_model(unpacked: Path) -> Non
     assert TrainingConfig.model_validate(config) == CONFIG
     card = (unpacked / "model_card.md").read_text(encoding="utf-8")
     assert "狗" in card
-    assert "Test accuracy: 93.0 %." in card
+    assert card.index("Test accuracy: 93.0 %.") < card.index("## Classes")
+    assert "## Signatures" in card
 
 
 def test_golden_pictures_tell_nothing_of_the_person_s_files(unpacked: Path) -> None:
