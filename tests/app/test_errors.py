@@ -61,7 +61,6 @@ def test_any_other_database_error_is_unexpected() -> None:
     ("method", "path", "body", "status", "field"),
     [
         ("GET", "/api/v1/nothing", None, 404, None),
-        ("GET", "/api/v1/weights", None, 404, None),
         ("PUT", "/api/v1/datasets", None, 405, None),
         ("GET", "/api/v1/datasets/0", None, 404, None),
         ("POST", "/api/v1/datasets", {}, 422, "name"),
@@ -81,7 +80,7 @@ def test_any_other_database_error_is_unexpected() -> None:
         ("POST", "/api/v1/runs", {"dataset_id": "x", "config": {"backbone": "vgg"}}, 422, "config.backbone"),
         ("POST", "/api/v1/runs", {"dataset_id": "x", "config": {"lr": 1}}, 422, "config.lr"),
         ("POST", "/api/v1/runs", {"dataset_id": "x", "config": {"image_size": [8, 8]}}, 422, "config.image_size.0"),
-        ("POST", "/api/v1/runs", {"dataset_id": "x", "config": {"weights": {"model_id": "m"}}}, 422, "config.weights"),
+        ("POST", "/api/v1/runs", {"dataset_id": "x", "config": {"weights": {"file": "m"}}}, 422, "config.weights.file"),
     ],
 )
 def test_each_mistake_gets_its_sentence(

@@ -115,6 +115,12 @@ def addresses(f: Furnished) -> list[str]:
     ]  # fmt: skip
 
 
+def whole_pages(f: Furnished) -> list[str]:
+    """Every address that a person sees in the bar; the others are parts that pages ask for."""
+    parts = (f"/uploads/{f.upload}", "/progress", "/downloads", "/batches")
+    return [one for one in addresses(f) if not one.endswith(parts)]
+
+
 def test_every_page_of_a_furnished_house_is_sound(
     browser: TestClient, furnished: Furnished, rendered: set[str]
 ) -> None:

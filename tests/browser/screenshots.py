@@ -23,7 +23,7 @@ from app.main import create_app
 from app.vendor_files import fetch
 from tests.app.pages.furnished import Furnished, furnish
 from tests.app.server import serving
-from tests.app.test_templates import addresses
+from tests.app.test_templates import whole_pages
 from tests.browser.watched import running_chromium
 from tests.end_to_end.house import House, running_house, wait_until
 
@@ -59,13 +59,11 @@ def open_page(page: Page, address: str) -> None:
 
 def furnished_pages(house: Furnished) -> dict[str, str]:
     """Every whole page: a name for its file, and its path."""
-    parts = (f"/uploads/{house.upload}", "/progress")
     ids = {value: name for name, value in vars(house).items() if isinstance(value, str)}
     found = {}
-    for path in addresses(house):
-        if not path.endswith(parts):
-            named = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", lambda match: ids.get(match[0], "x"), path)
-            found[re.sub(r"[^a-z0-9]+", "-", named.lower()).strip("-") or "home"] = path
+    for path in whole_pages(house):
+        named = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", lambda match: ids.get(match[0], "x"), path)
+        found[re.sub(r"[^a-z0-9]+", "-", named.lower()).strip("-") or "home"] = path
     return found
 
 

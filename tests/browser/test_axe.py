@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from app.vendor_files import fetch_for_tests
-from tests.app.test_templates import addresses
+from tests.app.test_templates import whole_pages
 from tests.browser.conftest import Served
 from tests.browser.test_pages import ALLOWED, visit
 from tests.browser.watched import Watched, watched_window
@@ -34,12 +34,6 @@ def serious(window: Watched, script: str) -> list[dict[str, Any]]:
     return [one for one in found if one["impact"] in {"serious", "critical"}]
 
 
-def pages_of(served: Served) -> list[str]:
-    """Every whole page."""
-    parts = (f"/uploads/{served.house.upload}", "/progress")
-    return [one for one in addresses(served.house) if not one.endswith(parts)]
-
-
 @pytest.fixture(scope="module")
 def axe() -> str:
     return (fetch_for_tests() / "axe.min.js").read_text(encoding="utf-8")
@@ -52,7 +46,7 @@ def test_no_page_has_a_serious_fault(chromium: Browser, served: Served, axe: str
         visit(window, served, "/login?next=/")
         problems["/login"] = serious(window, axe)
         window.context.add_cookies([served.cookie()])
-        for path in pages_of(served):
+        for path in whole_pages(served.house):
             visit(window, served, path)
             problems[path] = serious(window, axe)
     assert {path: found for path, found in problems.items() if found} == {}

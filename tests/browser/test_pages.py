@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.app.test_templates import addresses
+from tests.app.test_templates import whole_pages
 from tests.browser.conftest import Served
 from tests.browser.watched import Watched, watched_window
 
@@ -23,11 +23,9 @@ def visit(window: Watched, served: Served, path: str) -> None:
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_no_page_scrolls_sideways_or_complains(chromium: Browser, served: Served, width: int) -> None:
-    pages = [one for one in addresses(served.house) if not one.endswith("/progress")]
-    pages.remove(f"/datasets/{served.house.dataset}/uploads/{served.house.upload}")
     with watched_window(chromium, width=width, dark=width == 390, allowed=ALLOWED) as window:
         window.context.add_cookies([served.cookie()])
-        for path in [*pages, "/login?next=/"]:
+        for path in [*whole_pages(served.house), "/login?next=/"]:
             visit(window, served, path)
             assert window.page.evaluate(WIDER) <= 0, f"{path} is wider than {width} px"
 

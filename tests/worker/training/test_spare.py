@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from core.training_config import TrainingConfig, parse_config
 from tests.worker.training.run_folders import TINY, make_run_folder
@@ -13,6 +14,11 @@ from worker.training.spare import Ready
 
 def _config(**changes: Any) -> TrainingConfig:
     return parse_config({**TINY, **changes})
+
+
+def _threads() -> int:
+    """As many as this process has: TensorFlow lets nobody change that after its first operation."""
+    return int(tf.config.threading.get_intra_op_parallelism_threads())
 
 
 def _weights(network: Network) -> list[np.ndarray]:
@@ -36,7 +42,7 @@ def test_the_network_of_the_run_before_is_ready_and_equals_a_new_one_bit_for_bit
     tmp_path: Path, built: list[TrainingConfig]
 ) -> None:
     ready = Ready()
-    ready.make(make_run_folder(tmp_path / "before"), 2)
+    ready.make(make_run_folder(tmp_path / "before"), _threads())
     wanted = _config(head={"dropout": 0.5}, batch_size=4)
     taken = ready.take(wanted, 7)
     assert len(built) == 1
@@ -52,11 +58,11 @@ def test_a_run_with_another_backbone_gets_its_own(
     tmp_path: Path, built: list[TrainingConfig], change: dict[str, Any]
 ) -> None:
     ready = Ready()
-    ready.make(make_run_folder(tmp_path / "before"), 2)
+    ready.make(make_run_folder(tmp_path / "before"), _threads())
     ready.take(_config(**change), 3)
     assert built[1:] == [_config(**change)]
 
 
 def test_a_run_that_has_gone_is_no_reason_to_fail(tmp_path: Path, built: list[TrainingConfig]) -> None:
-    Ready().make(tmp_path / "gone", 2)
+    Ready().make(tmp_path / "gone", _threads())
     assert built == [TrainingConfig()]
