@@ -80,7 +80,7 @@ def test_any_other_database_error_is_unexpected() -> None:
         ("POST", "/api/v1/runs", {"dataset_id": "x", "config": {"backbone": "vgg"}}, 422, "config.backbone"),
         ("POST", "/api/v1/runs", {"dataset_id": "x", "config": {"lr": 1}}, 422, "config.lr"),
         ("POST", "/api/v1/runs", {"dataset_id": "x", "config": {"image_size": [8, 8]}}, 422, "config.image_size.0"),
-        ("POST", "/api/v1/runs", {"dataset_id": "x", "config": {"weights": {"file": "m"}}}, 422, "config.weights.file"),
+        ("POST", "/api/v1/runs", {"dataset_id": "x", "config": {"weights": {"file": "m"}}}, 422, "config.weights"),
     ],
 )
 def test_each_mistake_gets_its_sentence(
