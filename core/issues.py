@@ -7,9 +7,10 @@ being looked at.
 
 from collections.abc import Iterable
 from enum import StrEnum
+from itertools import combinations
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, and_, case, cast, func, insert, literal, null, or_, select
+from sqlalchemy import ColumnElement, String, and_, cast, func, insert, literal, null, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from core.paging import DEFAULT_LIMIT, Page, checked_limit, decode_cursor, encode_cursor, wrong_query
@@ -39,6 +40,8 @@ class Kind(StrEnum):
 
 _CODES = {"duplicate": Kind.DUPLICATES, "leak": Kind.LEAKS, "label_conflict": Kind.CONFLICTS}
 _A, _B = aliased(VersionImage, name="a"), aliased(VersionImage, name="b")
+_TEST_FIRST = (Split.TEST, Split.VALIDATION, Split.TRAIN)
+_AT_ONCE = 5000
 _COLUMNS = ["version_id", "kind", "number", "image_id", "other_id", "score", "detail"]
 
 
@@ -57,7 +60,7 @@ def record_issues(session: Session, version: DatasetVersion, *, upload_id: str |
     _write(session, version, Kind.NEAR_DUPLICATES, near)
     _write(session, version, Kind.LEAKS, near.where(_A.split != _B.split))
     _write(session, version, Kind.CONFLICTS, near.where(_A.label != _B.label))
-    _write(session, version, Kind.LEAKS, _torn_groups(version))
+    _write_torn_groups(session, version)
     for flag in Flag:
         _write(session, version, Kind(flag.value), _flagged(version, flag))
     _write_classes(session, version)
@@ -106,29 +109,47 @@ def _near(version: DatasetVersion) -> Any:
     )
 
 
-def _torn_groups(version: DatasetVersion) -> Any:
-    """For every group and every two splits that it is in: its first picture in each."""
-    rank = case({Split.TEST: 0, Split.VALIDATION: 1, Split.TRAIN: 2}, value=VersionImage.split)
+def _write_torn_groups(session: Session, version: DatasetVersion) -> None:
+    """For every group and every two splits that it is in: its first picture in each.
+
+    In two plain queries: joined with themselves, SQLite took the pictures of a version times themselves.
+    """
     grouped = (VersionImage.version_id == version.id, VersionImage.group.is_not(None))
-    firsts = select(
-        VersionImage.group.label("name"), rank.label("rank"), func.min(VersionImage.ordinal).label("ordinal")
-    ).where(*grouped)
-    firsts = firsts.group_by(VersionImage.group, rank)
-    one, two = firsts.subquery("one"), firsts.subquery("two")
-    return (
-        select(
-            _A.ordinal.label("place"),
-            _B.ordinal.label("second"),
-            _A.image_id.label("image"),
-            _B.image_id.label("other"),
-            cast(null(), NearPair.score.type).label("score"),
-            (literal("group ") + one.c.name).label("detail"),
-        )
-        .select_from(one)
-        .join(two, and_(one.c.name == two.c.name, one.c.rank < two.c.rank))
-        .join(_A, and_(_A.version_id == version.id, _A.ordinal == one.c.ordinal))
-        .join(_B, and_(_B.version_id == version.id, _B.ordinal == two.c.ordinal))
+    torn = select(VersionImage.group).where(*grouped).group_by(VersionImage.group)
+    torn = torn.having(func.count(VersionImage.split.distinct()) > 1)
+    firsts = select(VersionImage.group, VersionImage.split, func.min(VersionImage.ordinal)).where(*grouped)
+    firsts = firsts.where(VersionImage.group.in_(torn)).group_by(VersionImage.group, VersionImage.split)
+    groups: dict[str, dict[Split, int]] = {}
+    for group, split, ordinal in session.execute(firsts):
+        groups.setdefault(str(group), {})[split] = ordinal
+    pairs = sorted(
+        (places[one], places[two], group)
+        for group, places in groups.items()
+        for one, two in combinations(_TEST_FIRST, 2)
+        if one in places and two in places
     )
+    mine = (VersionIssue.version_id == version.id, VersionIssue.kind == Kind.LEAKS.value)
+    there = session.scalar(select(func.count()).select_from(VersionIssue).where(*mine)) or 0
+    for start in range(0, len(pairs), _AT_ONCE):
+        some = pairs[start : start + _AT_ONCE]
+        asked = {place for one, two, _ in some for place in (one, two)}
+        found = select(VersionImage.ordinal, VersionImage.image_id)
+        found = found.where(VersionImage.version_id == version.id, VersionImage.ordinal.in_(asked))
+        images = {ordinal: image_id for ordinal, image_id in session.execute(found)}  # noqa: C416 - rows are no pairs
+        session.execute(
+            insert(VersionIssue),
+            [
+                {
+                    "version_id": version.id,
+                    "kind": Kind.LEAKS.value,
+                    "number": there + start + number,
+                    "image_id": images[one],
+                    "other_id": images[two],
+                    "detail": f"group {group}",
+                }
+                for number, (one, two, group) in enumerate(some)
+            ],
+        )
 
 
 def _flagged(version: DatasetVersion, flag: Flag) -> Any:

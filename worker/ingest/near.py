@@ -20,7 +20,9 @@ ALIKE_DETAIL = (
 )
 MOST_MET = 200  # pictures that one is compared with: of a thousand frames each still meets its neighbours
 AT_ONCE = 2048
+WINDOWED = 384  # pictures whose windows are held at once: 0.16 MB each
 _BANDS = 4
+_PAIRS_AT_ONCE = 512
 _FLIPS = np.array([0, *(1 << bit for bit in range(16))], np.uint16)
 
 Hashes = npt.NDArray[np.uint64]
@@ -51,15 +53,25 @@ def find_near(hashes: Hashes, asking: npt.NDArray[np.bool_], greys: Callable[[In
         greys: gives `[k, 32, 32]` for k indices; asked for a few thousand at a time.
     """
     for met in _met(hashes, asking):
-        for start in range(0, len(met), AT_ONCE):
-            pairs = met[start : start + AT_ONCE]
+        for start, end in _blocks(met):
+            pairs = met[start:end]
             needed, places = np.unique(pairs[:, :2], return_inverse=True)
-            pictures = greys(needed)
-            places = places.reshape(-1, 2)
-            scores = alikeness(pictures[places[:, 0]], pictures[places[:, 1]], pairs[:, 2].astype(np.bool_))
+            scores = alikeness(greys(needed), places.reshape(-1, 2), pairs[:, 2].astype(np.bool_))
             for (first, second, _), score in zip(pairs.tolist(), scores.tolist(), strict=True):
                 if score > 0:
                     yield NearPair(first, second, min(score, 1.0))
+
+
+def _blocks(pairs: Ints) -> Iterator[tuple[int, int]]:
+    """Ranges of pairs with at most `WINDOWED` pictures among them: the windows of a picture are cut once a range, not once a pair."""
+    start, pictures = 0, set[int]()
+    for number, (first, second, _) in enumerate(pairs.tolist()):
+        if len(pictures) + len({first, second} - pictures) > WINDOWED:
+            yield start, number
+            start, pictures = number, set()
+        pictures |= {first, second}
+    if start < len(pairs):
+        yield start, len(pairs)
 
 
 def _met(hashes: Hashes, asking: npt.NDArray[np.bool_]) -> Iterator[Ints]:
@@ -141,21 +153,46 @@ def _stretch(share: float, place: float) -> Greys:
 _WINDOWS = _windows()
 
 
-def alikeness(first: Greys, second: Greys, mirrored: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Correlation of pairs `[k, 32, 32]`, the best over the windows that one could be of the other; 0 where they are not alike."""
-    first = np.where(mirrored[:, None, None], first[:, :, ::-1], first)
-    best = np.zeros(len(first))
-    plain = [_normal(one) for one in (first, second)]
-    detail = [_normal(_without_soft(one)) for one in (first, second)]
-    for number, (rows, columns) in enumerate(_WINDOWS):
-        for whole, cut in ((0, second), (1, first)):
-            if number == 0 and whole == 1:
-                continue
-            window: Greys = (rows @ cut @ columns.T).astype(np.float32)
-            soft = (plain[whole] * _normal(window)).sum(axis=1)
-            fine = (detail[whole] * _normal(_without_soft(window))).sum(axis=1)
-            best = np.maximum(best, np.where((soft >= ALIKE) & (fine >= ALIKE_DETAIL), soft, 0))
+def alikeness(pictures: Greys, pairs: Ints, mirrored: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Correlation of pairs, the best over the windows that one could be of the other; 0 where they are not alike.
+
+    Args:
+        pictures: `[n, 32, 32]`.
+        pairs: `[k, 2]`, indices of pictures.
+        mirrored: `[k]`, True where one is compared with the other's mirror image.
+    """
+    plain, detail = _all_windows(pictures)
+    best = np.zeros(len(pairs))
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        some = slice(start, start + _PAIRS_AT_ONCE)
+        for whole, cut in (pairs[some].T, pairs[some].T[::-1]):
+            # a window of a mirror image is the mirror image of a window, and the windows lie alike on both sides
+            soft = _against(plain, whole, cut, mirrored[some])
+            near = np.flatnonzero((soft >= ALIKE).any(axis=1))
+            if len(near):
+                fine = _against(detail, whole[near], cut[near], mirrored[some][near])
+                score = np.where((soft[near] >= ALIKE) & (fine >= ALIKE_DETAIL), soft[near], 0).max(axis=1)
+                best[start + near] = np.maximum(best[start + near], score)
     return best
+
+
+def _all_windows(pictures: Greys) -> tuple[Greys, Greys]:
+    """`[n, windows, 32, 32]` of every picture, normal, as they are and without their soft parts; the first window is the whole."""
+    plain = np.empty((len(pictures), len(_WINDOWS), GREY, GREY), np.float32)
+    detail = np.empty_like(plain)
+    for number, (rows, columns) in enumerate(_WINDOWS):
+        window: Greys = (rows @ pictures @ columns.T).astype(np.float32)
+        plain[:, number] = _normal(window).reshape(window.shape)
+        detail[:, number] = _normal(_without_soft(window)).reshape(window.shape)
+    return plain, detail
+
+
+def _against(windows: Greys, whole: Ints, cut: Ints, mirrored: npt.NDArray[np.bool_]) -> Greys:
+    """Correlations `[k, windows]` of whole pictures, mirrored where it is said, with every window of others."""
+    wholes = windows[whole, 0]
+    wholes = np.where(mirrored[:, None, None], wholes[:, :, ::-1], wholes).reshape(len(whole), -1, 1)
+    found: Greys = (windows[cut].reshape(len(cut), len(_WINDOWS), -1) @ wholes)[..., 0]
+    return found
 
 
 def _normal(pictures: Greys) -> Greys:
