@@ -3,7 +3,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from core.training_config import TrainingConfig, parse_config
 from tests.worker.training.run_folders import TINY, make_run_folder
@@ -14,11 +13,6 @@ from worker.training.spare import Ready
 
 def _config(**changes: Any) -> TrainingConfig:
     return parse_config({**TINY, **changes})
-
-
-def _threads() -> int:
-    """As many as this process has: TensorFlow lets nobody change that after its first operation."""
-    return int(tf.config.threading.get_intra_op_parallelism_threads())
 
 
 def _weights(network: Network) -> list[np.ndarray]:
@@ -35,6 +29,8 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[TrainingConfig]:
         return build_network(config, n_classes, start)
 
     monkeypatch.setattr(spare, "build_network", build)
+    # this process has run TensorFlow: nobody may change its threads any more, and they are not what is tested here
+    monkeypatch.setattr(spare, "prepare_tensorflow", lambda threads: None)  # noqa: ARG005
     return configs
 
 
@@ -42,7 +38,7 @@ def test_the_network_of_the_run_before_is_ready_and_equals_a_new_one_bit_for_bit
     tmp_path: Path, built: list[TrainingConfig]
 ) -> None:
     ready = Ready()
-    ready.make(make_run_folder(tmp_path / "before"), _threads())
+    ready.make(make_run_folder(tmp_path / "before"), 2)
     wanted = _config(head={"dropout": 0.5}, batch_size=4)
     taken = ready.take(wanted, 7)
     assert len(built) == 1
@@ -58,11 +54,11 @@ def test_a_run_with_another_backbone_gets_its_own(
     tmp_path: Path, built: list[TrainingConfig], change: dict[str, Any]
 ) -> None:
     ready = Ready()
-    ready.make(make_run_folder(tmp_path / "before"), _threads())
+    ready.make(make_run_folder(tmp_path / "before"), 2)
     ready.take(_config(**change), 3)
     assert built[1:] == [_config(**change)]
 
 
 def test_a_run_that_has_gone_is_no_reason_to_fail(tmp_path: Path, built: list[TrainingConfig]) -> None:
-    Ready().make(tmp_path / "gone", _threads())
+    Ready().make(tmp_path / "gone", 2)
     assert built == [TrainingConfig()]
