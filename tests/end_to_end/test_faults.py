@@ -16,7 +16,7 @@ from tests.end_to_end.conftest import ON_BOTH_DATABASES, database_of
 from tests.end_to_end.house import House, descendants, running_house, still_alive, wait_until
 from tests.worker.tiny_dataset import TINY, queue_run
 
-pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.timeout(280)]
 
 SHORT = {
     "THAW_LEASE_SECONDS": "4",
@@ -51,10 +51,10 @@ def epochs_of(house: House, run_id: str) -> int:
 
 def wait_for_epoch(house: House, run_id: str, epoch: int) -> None:
     """Until this epoch is written."""
-    wait_until(lambda: epochs_of(house, run_id) >= epoch, 180, f"epoch {epoch}\n{house.log}")
+    wait_until(lambda: epochs_of(house, run_id) >= epoch, 90, f"epoch {epoch}\n{house.log}")
 
 
-def wait_for_end(house: House, run_id: str, seconds: float = 300) -> Run:
+def wait_for_end(house: House, run_id: str, seconds: float = 150) -> Run:
     """The run once it has ended."""
 
     def ended() -> Run | None:
@@ -114,11 +114,11 @@ def test_a_wiped_and_a_killed_broker_lose_no_run(quick_house: House) -> None:
             time.sleep(0.2)
     os.kill(quick_house.pid_of("valkey-server"), signal.SIGKILL)
     check_whole(quick_house, run_id, attempts=1)
-    wait_until(lambda: epochs_of(quick_house, waiting) > 0, 120, "the run that waited is begun")
+    wait_until(lambda: epochs_of(quick_house, waiting) > 0, 60, "the run that waited is begun")
     wait_for_end(quick_house, waiting)
     time.sleep(2)  # the worker has gone back to listening: to the new broker
     late = queue_run(quick_house.database, quick_house.settings)
-    wait_until(lambda: epochs_of(quick_house, late) > 0, 120, f"a run queued later is begun\n{quick_house.log}")
+    wait_until(lambda: epochs_of(quick_house, late) > 0, 60, f"a run queued later is begun\n{quick_house.log}")
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """A batch prediction in its worker: every picture once, resumed after a kill, cancelled, drained, in flat memory."""
 
 import io
-import shutil
 import sys
 import threading
 import time
@@ -16,13 +15,13 @@ from PIL import Image
 from sqlalchemy import func, select
 
 from core.batch_predictions import archive_key, cancel_batch, predict_archive, predict_version, rows_after
-from core.config import Settings
 from core.ids import new_id
 from core.leases import BATCH_LIFE, expire, expired
 from core.queue import Queue
 from core.tables import BatchPrediction, BatchRow, BatchStatus, TrainedModel
 from tests.core.rows import RememberingQueue
 from tests.worker.tiny_dataset import add_tiny_dataset
+from tests.worker.workplaces import workplace
 from worker import batch as batch_module
 from worker.batch import Batch, batch_next
 from worker.workplace import Workplace
@@ -33,17 +32,8 @@ QUEUE = cast("Queue", RememberingQueue())
 @pytest.fixture
 def place(tmp_path: Path, migrated_file: Path) -> Iterator[Workplace]:
     """A workplace with short leases and no broker."""
-    shutil.copyfile(migrated_file, tmp_path / "thaw.sqlite3")
-    settings = Settings(
-        data_dir=tmp_path,
-        redis_url=f"unix://{tmp_path}/nobody.sock",
-        lease_seconds=5,
-        renew_seconds=0.2,
-        disk_reserve_bytes=0,
-    )
-    made = Workplace(settings, ("batch",))
-    yield made
-    made.close()
+    with workplace(tmp_path, migrated_file, "batch", lease_seconds=5) as made:
+        yield made
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import sys
 import time
 import zipfile
@@ -13,13 +12,13 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import select
 
-from core.config import Settings
 from core.models import exports_of, request_export
 from core.queue import Queue
 from core.tables import Export, ExportStatus, Run, TrainedModel
 from tests.core.rows import RememberingQueue
 from tests.worker.test_batch import a_model
 from tests.worker.tiny_dataset import queue_run
+from tests.worker.workplaces import workplace
 from worker import exporting
 from worker.exporting import KERAS_FILE, export_next
 from worker.workplace import Workplace
@@ -46,17 +45,8 @@ result = {"format": order["format"], "size_bytes": 7, "sha256": "ab" * 32, "agre
 @pytest.fixture
 def place(tmp_path: Path, migrated_file: Path) -> Iterator[Workplace]:
     """A workplace with short leases and no broker."""
-    shutil.copyfile(migrated_file, tmp_path / "thaw.sqlite3")
-    settings = Settings(
-        data_dir=tmp_path,
-        redis_url=f"unix://{tmp_path}/nobody.sock",
-        lease_seconds=5,
-        renew_seconds=0.2,
-        disk_reserve_bytes=0,
-    )
-    made = Workplace(settings, ("export",))
-    yield made
-    made.close()
+    with workplace(tmp_path, migrated_file, "export", lease_seconds=5) as made:
+        yield made
 
 
 def play(monkeypatch: pytest.MonkeyPatch, said: str) -> None:

@@ -1,6 +1,5 @@
 """The lease as the supervisor holds it."""
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +9,13 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from core.config import Settings
 from core.database import database_now
 from core.errors import Fenced
 from core.leases import RUN_LIFE, claim
 from core.runs import cancel_run
 from core.tables import Run
 from tests.worker.tiny_dataset import queue_run
+from tests.worker.workplaces import workplace
 from worker.hold import Hold
 from worker.workplace import Workplace
 
@@ -24,17 +23,8 @@ from worker.workplace import Workplace
 @pytest.fixture
 def place(tmp_path: Path, migrated_file: Path) -> Iterator[Workplace]:
     """A workplace with a very short lease."""
-    shutil.copyfile(migrated_file, tmp_path / "thaw.sqlite3")
-    settings = Settings(
-        data_dir=tmp_path,
-        redis_url=f"unix://{tmp_path}/nobody.sock",
-        lease_seconds=1,
-        renew_seconds=0.2,
-        disk_reserve_bytes=0,
-    )
-    made = Workplace(settings, ("train",))
-    yield made
-    made.close()
+    with workplace(tmp_path, migrated_file, "train", lease_seconds=1) as made:
+        yield made
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Label checks of the batch queue: a real search in a process of its own, and what becomes of one that fails, is cancelled or drained."""
 
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ import pytest
 from sqlalchemy import func, select, update
 
 from core import label_desk, presets
-from core.config import Settings
 from core.database import database_now
 from core.datasets import placed_pictures
 from core.leases import LABEL_CHECK_LIFE, expire, expired
@@ -19,6 +17,7 @@ from core.storage import blob_key
 from core.tables import DatasetVersion, Image, LabelCheck, LabelCheckStatus, LabelSuggestion, Split
 from core.training_config import parse_config
 from tests.worker.tiny_dataset import TINY, add_tiny_dataset
+from tests.worker.workplaces import workplace
 from worker import label_checks, tasks
 from worker.workplace import Workplace
 
@@ -26,20 +25,11 @@ from worker.workplace import Workplace
 @pytest.fixture
 def place(tmp_path: Path, migrated_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
     """A worker with short leases; the quick preset is a tiny network."""
-    shutil.copyfile(migrated_file, tmp_path / "thaw.sqlite3")
     config = parse_config({**TINY, "phases": [{"kind": "frozen", "epochs": 2, "features": "cached"}]})
     monkeypatch.setitem(presets.PRESETS, "quick", replace(presets.PRESETS["quick"], config=config))
     monkeypatch.setattr(label_checks, "SIDE", 32)
-    settings = Settings(
-        data_dir=tmp_path,
-        redis_url=f"unix://{tmp_path}/nobody.sock",
-        lease_seconds=20,
-        renew_seconds=0.2,
-        disk_reserve_bytes=0,
-    )
-    made = Workplace(settings, ("batch",))
-    yield made
-    made.close()
+    with workplace(tmp_path, migrated_file, "batch", lease_seconds=20) as made:
+        yield made
 
 
 def ask(place: Workplace) -> str:

@@ -28,7 +28,8 @@ def _size(backbone_id: str) -> list[int]:
     return [max(side, 32) for side in BACKBONES[backbone_id].minimum_image_size]
 
 
-def _learn_export_and_read_back(tmp_path: Path, backbone_id: str, features: str) -> None:
+def _learn_export_and_read_back(tmp_path: Path, backbone_id: str, features: str) -> tuple[float, float]:
+    """Share of the same answers that the export was checked with, and the largest difference of what is read back."""
     step: dict[str, Any] = {"epochs": 1, "steps_per_epoch": 1, "features": features, "keep": "last"}
     phases = [
         {"kind": "frozen", **step},
@@ -55,23 +56,26 @@ def _learn_export_and_read_back(tmp_path: Path, backbone_id: str, features: str)
         test_pictures=pictures,
         decode=decode,
     )
-    assert export.as_json()["agreement"]["top1"] == 1.0
     pixels = np.random.default_rng(0).integers(0, 255, (2, *_size(backbone_id), 3), dtype=np.uint8)
     read_back = exported_graph(tmp_path / "model" / "saved_model")(pixels)
-    np.testing.assert_allclose(read_back, inference_model(network)(pixels), atol=1e-3)
+    return export.agreement.top1, float(np.abs(read_back - np.asarray(inference_model(network)(pixels))).max())
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("backbone_id", EVERY)
 def test_it_learns_in_both_phases_and_its_export_answers_alike(tmp_path: Path, backbone_id: str) -> None:
-    _learn_export_and_read_back(tmp_path, backbone_id, "cached")
+    same_class, difference = _learn_export_and_read_back(tmp_path, backbone_id, "cached")
+    assert same_class == 1.0
+    assert difference <= 1e-3
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("backbone_id", sorted(BACKBONES))
 def test_it_does_so_in_its_plain_form_too(tmp_path: Path, backbone_id: str) -> None:
-    _learn_export_and_read_back(tmp_path, backbone_id, "live")
+    same_class, difference = _learn_export_and_read_back(tmp_path, backbone_id, "live")
+    assert same_class == 1.0
+    assert difference <= 1e-3
 
 
 @pytest.mark.slow
