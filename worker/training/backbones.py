@@ -19,7 +19,8 @@ from worker.training.applications import APPLICATIONS, load_published, preproces
 from worker.training.layers import FixedBatchNormalization
 from worker.training.lite_weights import lite_arrays
 
-_SETTLING_PICTURES = 8
+_SETTLING_PIXELS = 8 * 224 * 224
+_FEWEST_SETTLING, _MOST_SETTLING = 8, 128  # pictures
 # Names that Keras numbers through the whole process, e.g. conv2d_7
 _AUTOMATIC = re.compile(
     r"^(conv2d|batch_normalization|layer_normalization|activation|re_lu|add|multiply|concatenate|zero_padding2d|max_pooling2d"
@@ -121,7 +122,7 @@ def settle_statistics(backbone: keras.Model, seed: int) -> None:
     """Give the BatchNorms of an untrained backbone statistics that fit its random weights.
 
     They never move later, and with mean 0 and variance 1 a deep random network answers nearly the same to everything (features
-    of 1e-8). Smooth random colour fields are good enough: what counts is the scale, not what is to be seen.
+    of 1e-8). Random colour fields are good enough: what counts is the scale, not what is to be seen.
     """
     norms = [layer for layer in backbone.layers if isinstance(layer, FixedBatchNormalization)]
     momenta = [layer.momentum for layer in norms]
@@ -137,9 +138,21 @@ def settle_statistics(backbone: keras.Model, seed: int) -> None:
         layer.moving_variance.assign(np.maximum(variance, 0.05 * variance.mean()))
 
 
-def _colour_fields(image_size: tuple[int, int], seed: int) -> Any:
-    coarse = np.random.default_rng(seed).uniform(0, 255, (_SETTLING_PICTURES, 6, 6, 3)).astype(np.float32)
-    return keras.ops.image.resize(coarse, image_size)
+def _colour_fields(image_size: tuple[int, int], seed: int) -> np.ndarray:
+    """Random pictures float32 [n, h, w, 3] with as much contrast in every octave, as photographs have (Field, 1987).
+
+    Smaller pictures come in larger numbers: the deepest BatchNorm of a small one sees a single point of each.
+    """
+    height, width = image_size
+    count = int(np.clip(_SETTLING_PIXELS / (height * width), _FEWEST_SETTLING, _MOST_SETTLING))
+    random = np.random.default_rng(seed)
+    fields = np.zeros((count, height, width, 3), np.float32)
+    for octave in range(1, math.ceil(math.log2(max(height, width))) + 1):
+        grid = (count, min(2**octave, height), min(2**octave, width), 3)
+        fields += np.asarray(keras.ops.image.resize(random.normal(size=grid).astype(np.float32), image_size))
+    shade = random.uniform(60, 190, (count, 1, 1, 3)).astype(np.float32)
+    pictures: np.ndarray = np.clip(shade + 60 * fields / fields.std(), 0, 255)
+    return pictures
 
 
 def _flat(operations: Iterable[Any]) -> Iterator[Any]:
