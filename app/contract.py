@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from app.api.schemas import ProblemBody
+from app.api.schemas.base import ProblemBody
 
 INTRODUCTION = """Everything a page can do, this can do. Send `Authorization: Bearer <token>` (`thaw token create NAME`).
 Lists: `?limit=` (at most 200) and `?cursor=`. Unknown fields are refused (422). `Idempotency-Key` is honoured for 24 hours on

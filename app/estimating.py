@@ -4,7 +4,7 @@ import time
 
 from sqlalchemy.orm import Session
 
-from app.api.schemas import EstimateOut
+from app.api.schemas.runs import EstimateOut
 from app.dependencies import House
 from core.catalog import picture_by_turn
 from core.datasets import find_version

@@ -5,7 +5,7 @@ from typing import Any
 
 import anyio
 
-from app.api.schemas import Box, HeatmapOut, PixelBox
+from app.api.schemas.judging import Box, HeatmapOut, PixelBox
 from app.dependencies import House
 from core.errors import FieldProblem, InputInvalid, WorkersAway
 from core.storage import blob_key

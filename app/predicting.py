@@ -6,7 +6,7 @@ from typing import Any
 import anyio
 from starlette.requests import Request
 
-from app.api.schemas import PredictedOut, PredictionsOut
+from app.api.schemas.models import PredictedOut, PredictionsOut
 from app.dependencies import House
 from app.receiving import MemorySink, read_form
 from core.config import Settings

@@ -5,34 +5,25 @@ from datetime import datetime
 from itertools import chain
 from typing import Any
 
-from app.api.schemas import (
+from app.api.schemas.datasets import (
     ChangedImage,
     ClassOut,
     DatasetOut,
     DiffClasses,
     DiffOut,
-    EvaluationOut,
-    Failure,
-    FormatOut,
     ImageOut,
     IssueImage,
     IssueOut,
-    LogLineOut,
-    MetricOut,
-    ModelOut,
     PlaceThen,
-    PredictionOut,
-    Progress,
-    ReceiptCounts,
-    ReceiptLine,
-    RunOut,
     SplitCounts,
-    UploadOut,
-    UploadProgress,
     VersionOut,
     VersionRef,
-    WeightsOut,
 )
+from app.api.schemas.judging import EvaluationOut, PredictionOut
+from app.api.schemas.models import FormatOut, ModelOut
+from app.api.schemas.runs import Failure, LogLineOut, MetricOut, Progress, RunOut
+from app.api.schemas.uploads import ReceiptCounts, ReceiptLine, UploadOut, UploadProgress
+from app.api.schemas.weights import WeightsOut
 from core.issues import Kind
 from core.models import FORMATS
 from core.paging import Page

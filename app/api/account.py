@@ -7,7 +7,8 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from app.api.routing import CreatingRoute, Pages, Paging, SecretCreatingRoute, api_router
-from app.api.schemas import Listed, SessionOut, TokenIn, TokenMade, TokenOut, UserIn, UserOut, UserPatch
+from app.api.schemas.account import SessionOut, TokenIn, TokenMade, TokenOut, UserIn, UserOut, UserPatch
+from app.api.schemas.base import Listed
 from app.dependencies import Person, ReadSession, TheIdentity, WriteSession
 from core import accounts
 from core.errors import Conflict, Forbidden, NotFound

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from app.api.routing import StreamingCreatingRoute, api_router
-from app.api.schemas import BatchPredictionOut, BatchPredictionsOut, BatchProgress
+from app.api.schemas.models import BatchPredictionOut, BatchPredictionsOut, BatchProgress
 from app.dependencies import House, Person, ReadSession, TheHouse, WriteSession
 from app.receiving_archive import receive_archive
 from core import batch_predictions, models

@@ -10,18 +10,18 @@ from sqlalchemy.orm import Session
 from starlette.responses import FileResponse, StreamingResponse
 
 from app.api.routing import CreatingRoute, Pages, Sorted, api_router
-from app.api.schemas import (
+from app.api.schemas.base import Listed
+from app.api.schemas.datasets import (
     DatasetIn,
     DatasetOut,
     DatasetPatch,
     DiffOut,
     ImageOut,
     IssueOut,
-    Listed,
-    UploadOut,
     VersionIn,
     VersionOut,
 )
+from app.api.schemas.uploads import UploadOut
 from app.dependencies import Person, ReadSession, SettingsOf, TheHouse, WriteSession
 from app.presenting import API, dataset_out, diff_out, image_out, issue_out, upload_out, version_out
 from app.version_zip import VersionZip

@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from app.api.routing import api_router
-from app.api.schemas import HeatmapOut, ReproductionOut
+from app.api.schemas.judging import HeatmapOut, ReproductionOut
 from app.dependencies import House, Person, ReadSession, TheHouse
 from app.event_files import event_files
 from app.explaining import heatmap

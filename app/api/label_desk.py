@@ -6,14 +6,14 @@ from fastapi import Query, Response
 from sqlalchemy.orm import Session
 
 from app.api.routing import CreatingRoute, Pages, api_router
-from app.api.schemas import (
+from app.api.schemas.datasets import VersionOut
+from app.api.schemas.label_desk import (
     LabelCounts,
     LabelDecisionsIn,
     LabelProgress,
     LabelsAppliedIn,
     LabelSuggestionOut,
     LabelSuggestionsOut,
-    VersionOut,
 )
 from app.dependencies import Person, ReadSession, TheHouse, WriteSession
 from app.presenting import API, thumbnail_url, version_out

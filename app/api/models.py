@@ -10,7 +10,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 
 from app.api.routing import Sorted, api_router
-from app.api.schemas import FormatOut, Listed, ModelOut, ModelPatch, PredictionsOut
+from app.api.schemas.base import Listed
+from app.api.schemas.models import FormatOut, ModelOut, ModelPatch, PredictionsOut
 from app.dependencies import House, Person, ReadSession, TheHouse, WriteSession
 from app.downloading import download
 from app.predicting import predict_pictures, read_pictures

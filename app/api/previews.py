@@ -4,7 +4,7 @@ from fastapi import Response
 from starlette.concurrency import run_in_threadpool
 
 from app.api.routing import api_router
-from app.api.schemas import EstimateIn, EstimateOut, PreviewIn, PreviewOut
+from app.api.schemas.runs import EstimateIn, EstimateOut, PreviewIn, PreviewOut
 from app.dependencies import House, Person, ReadSession, TheHouse
 from app.estimating import ask_for_estimate, find_estimate
 from app.ordering import wished_config, wished_version

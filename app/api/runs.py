@@ -11,22 +11,17 @@ from sqlalchemy.orm import Session
 from starlette.responses import StreamingResponse
 
 from app.api.routing import CreatingRoute, Pages, Paging, Sorted, api_router
-from app.api.schemas import (
+from app.api.schemas.base import Listed
+from app.api.schemas.judging import (
     AgainstFirst,
     ComparedRun,
     Comparison,
     EvaluationOut,
-    Listed,
-    LogLineOut,
-    MetricOut,
-    PhaseLayers,
     PredictionOut,
     RepeatsOut,
-    RunIn,
-    RunOut,
-    RunPatch,
     SpreadOut,
 )
+from app.api.schemas.runs import LogLineOut, MetricOut, PhaseLayers, RunIn, RunOut, RunPatch
 from app.dependencies import Person, ReadSession, SettingsOf, TheHouse, WriteSession
 from app.ordering import wished_config, wished_version
 from app.presenting import API, csv_lines, evaluation_out, log_line_out, metric_out, prediction_out, run_out

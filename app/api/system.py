@@ -5,11 +5,11 @@ from typing import Any
 from fastapi import Request, Response
 
 from app.api.routing import api_router
-from app.api.schemas import (
+from app.api.schemas.base import Listed
+from app.api.schemas.system import (
     BackboneOut,
     Device,
     Health,
-    Listed,
     PresetOut,
     QueueState,
     StorageState,

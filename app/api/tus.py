@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from app.api.routing import Handler, StreamingCreatingRoute, api_router
-from app.api.schemas import UploadOut
+from app.api.schemas.uploads import UploadOut
 from app.dependencies import House, Person, TheHouse
 from app.errors import HeaderInvalid, MediaTypeUnknown, Problem, ProtocolUnknown, problem_of, respond
 from app.presenting import API, upload_out

@@ -9,7 +9,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from app.api.routing import Pages, StreamingCreatingRoute, api_router
-from app.api.schemas import FilesAdded, Listed, ReceiptLine, SampleIn, UploadOut
+from app.api.schemas.base import Listed
+from app.api.schemas.uploads import FilesAdded, ReceiptLine, SampleIn, UploadOut
 from app.dependencies import House, Person, ReadSession, SettingsOf, TheHouse, WriteSession
 from app.presenting import API, csv_lines, receipt_line, upload_out
 from app.receiving import RAW_TYPES, receive_files, receive_raw

@@ -5,7 +5,8 @@ from typing import Any
 from fastapi import Request, Response
 
 from app.api.routing import Pages, StreamingCreatingRoute, api_router
-from app.api.schemas import Listed, WeightsOut
+from app.api.schemas.base import Listed
+from app.api.schemas.weights import WeightsOut
 from app.dependencies import Person, ReadSession, TheHouse, WriteSession
 from app.presenting import API, weights_out
 from app.receiving_weights import receive_weights

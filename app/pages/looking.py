@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from app.api.judging import find_model, find_model_and_picture
-from app.api.schemas import HeatmapOut
+from app.api.schemas.judging import HeatmapOut
 from app.dependencies import House, Person, TheHouse
 from app.explaining import heatmap
 from app.pages.judged import Lookalike, lookalikes
