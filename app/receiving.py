@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from app.dependencies import House
 from app.envelope import lift_body_limit
 from app.errors import MediaTypeUnknown
+from app.writing import in_large_pieces
 from core import uploads
 from core.config import Settings
 from core.errors import FieldProblem, InputInvalid, TooLarge
@@ -27,7 +28,6 @@ from core.ids import new_id
 from core.storage import need_disk
 from core.tables import Upload, UploadFile
 
-AT_ONCE = 1 << 20
 LONGEST_PATH = 1024
 ROWS_AT_ONCE = 200
 DISK_CHECK_EVERY = 64 << 20
@@ -307,19 +307,6 @@ def _as_text(raw: bytes) -> str:
     return text.replace("%22", '"').replace("%0D", "").replace("%0A", "")
 
 
-async def in_large_pieces(request: Request) -> AsyncIterator[bytes]:
-    """The body in pieces of a mebibyte or a little more, so that a thread is asked once for each."""
-    waiting, size = [], 0
-    async for piece in request.stream():
-        waiting.append(piece)
-        size += len(piece)
-        if size >= AT_ONCE:
-            yield b"".join(waiting)
-            waiting, size = [], 0
-    if waiting:
-        yield b"".join(waiting)
-
-
 async def read_form(
     request: Request, sink: Sink, field_name: str = "files", text_fields: frozenset[str] = frozenset()
 ) -> None:
@@ -331,7 +318,7 @@ async def read_form(
     """
     lift_body_limit(request)
     reader = FormReader(request.headers.get("content-type", ""), sink, field_name, text_fields)
-    async for piece in in_large_pieces(request):
+    async for piece in in_large_pieces(request.stream()):
         await run_in_threadpool(reader.feed, piece)
     reader.finish()
 
@@ -374,7 +361,7 @@ async def receive_raw(request: Request, house: House, upload: Upload, filename: 
     async with _abandoning(sink):
         await _need_room(request, house)
         await run_in_threadpool(sink.begin, name)
-        async for piece in in_large_pieces(request):
+        async for piece in in_large_pieces(request.stream()):
             await run_in_threadpool(sink.write, memoryview(piece))
         await run_in_threadpool(_end_and_record, sink)
     return sink.count

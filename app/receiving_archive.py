@@ -11,7 +11,8 @@ from starlette.requests import Request
 from app.dependencies import House
 from app.envelope import lift_body_limit
 from app.errors import MediaTypeUnknown
-from app.receiving import RAW_TYPES, Count, clean_path, in_large_pieces, is_archive, read_form
+from app.receiving import RAW_TYPES, Count, clean_path, is_archive, read_form
+from app.writing import in_large_pieces
 from core import batch_predictions, models
 from core.config import Settings
 from core.errors import InputInvalid, TooLarge
@@ -127,7 +128,7 @@ async def receive_archive(request: Request, house: House, filename: str | None) 
         elif kind in RAW_TYPES:
             lift_body_limit(request)
             await run_in_threadpool(sink.begin, filename if filename and is_archive(filename) else RAW_TYPES[kind])
-            async for piece in in_large_pieces(request):
+            async for piece in in_large_pieces(request.stream()):
                 await run_in_threadpool(sink.write, memoryview(piece))
             await run_in_threadpool(sink.end)
         else:

@@ -11,7 +11,7 @@ from app.dependencies import House
 from app.envelope import lift_body_limit
 from app.errors import ChecksumDiffers, Expired, Locked
 from app.receiving import is_archive
-from app.writing import Appending, Checksum, Silent, Writing, open_at
+from app.writing import Appending, Checksum, Silent, Writing, in_large_pieces, open_at
 from core import transfers
 from core.config import Settings
 from core.errors import Conflict, Fenced, TooLarge
@@ -218,7 +218,7 @@ async def _append(request: Request, piece: _Piece, writing: Writing) -> None:
     try:
         await run_in_threadpool(piece.begin)
         try:
-            async for data in writing.pieces(request.stream()):
+            async for data in in_large_pieces(writing.heard(request.stream())):
                 await run_in_threadpool(piece.write, data)
         except Fenced:
             raise

@@ -26,6 +26,29 @@ IMPATIENT_SECONDS = 2.0
 ALGORITHMS = ("sha256", "sha1", "md5")
 
 
+async def in_large_pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """A body in pieces of a mebibyte or a little more, so that a thread is asked once for each.
+
+    What came before a break is given, too, before the break is raised.
+    """
+    waiting: list[bytes] = []
+    size = 0
+    broken: Exception | None = None
+    try:
+        async for piece in stream:
+            waiting.append(piece)
+            size += len(piece)
+            if size >= AT_ONCE:
+                yield b"".join(waiting)
+                waiting, size = [], 0
+    except Exception as error:  # noqa: BLE001 - raised below, after what came before it
+        broken = error
+    if waiting:
+        yield b"".join(waiting)
+    if broken is not None:
+        raise broken
+
+
 class Silent(Exception):
     """Nothing was heard for too long: the client is taken for gone."""
 
@@ -70,33 +93,15 @@ class Writing:
         self._patience: asyncio.Timeout | None = None
         self.ended = asyncio.Event()
 
-    async def pieces(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The body in pieces of about a mebibyte. What was heard before a break is given, too, before the break is raised.
+    async def heard(self, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The body as it comes.
 
         Raises:
             Silent: nothing came for too long.
             ClientDisconnect: the client went away.
         """
-        waiting: list[bytes] = []
-        size = 0
-        broken: Exception | None = None
-        while broken is None:
-            try:
-                piece = await self._next(stream)
-            except Exception as error:  # noqa: BLE001 - raised below, after what came before it
-                broken = error
-                break
-            if piece is None:
-                break
-            waiting.append(piece)
-            size += len(piece)
-            if size >= AT_ONCE:
-                yield b"".join(waiting)
-                waiting, size = [], 0
-        if waiting:
-            yield b"".join(waiting)
-        if broken is not None:
-            raise broken
+        while (piece := await self._next(stream)) is not None:
+            yield piece
 
     async def _next(self, stream: AsyncIterator[bytes]) -> bytes | None:
         try:

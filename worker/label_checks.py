@@ -11,7 +11,6 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from core.config import code_version
 from core.database import database_now
 from core.errors import DiskFull, Fenced, PicturesUnreadable
 from core.label_desk import finish_cancelled, finish_failed, finish_ready
@@ -22,7 +21,7 @@ from core.storage import need_disk
 from core.tables import DatasetVersion, LabelCheck
 from core.training_config import TrainingConfig
 from worker.hold import Hold
-from worker.run_preparation import Listing
+from worker.run_preparation import Listing, run_json
 from worker.trainer_process import Event, TrainerProcess, trainer_command, wait_for_end
 from worker.workplace import Workplace
 
@@ -118,20 +117,7 @@ class LabelChecking:
             check = session.get_one(LabelCheck, held.id)
             version = session.get_one(DatasetVersion, check.version_id)
         Listing(self._place, self._folder, version, self._keep, self._tell_of_pictures).write()
-        data = {
-            "format": 1,
-            "run_id": held.id,
-            "attempt": held.attempt,
-            "code_version": code_version(),
-            "config": check_config().model_dump(mode="json"),
-            "class_names": version.class_names,
-            "images": "images.jsonl",
-            "decoded_cache": str(settings.cache_folder / "decoded"),
-            "feature_store": str(settings.cache_folder / "features"),
-            "cache_limit_bytes": settings.cache_limit_bytes,
-            "disk_reserve_bytes": settings.disk_reserve_bytes,
-            "threads": settings.train_threads or settings.cores,
-        }
+        data = run_json(settings, held, version, check_config().model_dump(mode="json"))
         (self._folder / "run.json").write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
         return version
 

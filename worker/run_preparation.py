@@ -62,22 +62,19 @@ def prepare_folder(
         raise PicturesUnreadable("The dataset of this run was deleted before the training began.")
     listing = Listing(place, folder, version, keep, tell)
     listing.write()
-    text = json.dumps(
-        _run_json(settings, run, version, held) | _start(place, run, folder), indent=1, ensure_ascii=False
-    )
-    (folder / "run.json").write_text(text, encoding="utf-8")
+    data = run_json(settings, held, version, run.config) | _of_attempt(settings, run, held) | _start(place, run, folder)
+    (folder / "run.json").write_text(json.dumps(data, indent=1, ensure_ascii=False), encoding="utf-8")
     return folder
 
 
-def _run_json(settings: Settings, run: Run, version: DatasetVersion, held: Claim) -> dict[str, Any]:
-    earlier = sorted(range(1, held.attempt), reverse=True)
-    checkpoints = [attempts_folder(settings, held.id) / str(number) / "checkpoints" for number in earlier]
+def run_json(settings: Settings, held: Claim, version: DatasetVersion, config: dict[str, Any]) -> dict[str, Any]:
+    """What every run folder's `run.json` says (docs/decisions/0002-run-folder.md)."""
     return {
         "format": 1,
         "run_id": held.id,
         "attempt": held.attempt,
         "code_version": code_version(),
-        "config": run.config,
+        "config": config,
         "class_names": version.class_names,
         "images": "images.jsonl",
         "decoded_cache": str(settings.cache_folder / "decoded"),
@@ -85,9 +82,13 @@ def _run_json(settings: Settings, run: Run, version: DatasetVersion, held: Claim
         "cache_limit_bytes": settings.cache_limit_bytes,
         "disk_reserve_bytes": settings.disk_reserve_bytes,
         "threads": settings.train_threads or settings.cores,
-        "batch_size": run.batch_size,
-        "checkpoints": [str(path) for path in checkpoints if path.is_dir()],
     }
+
+
+def _of_attempt(settings: Settings, run: Run, held: Claim) -> dict[str, Any]:
+    earlier = sorted(range(1, held.attempt), reverse=True)
+    checkpoints = [attempts_folder(settings, held.id) / str(number) / "checkpoints" for number in earlier]
+    return {"batch_size": run.batch_size, "checkpoints": [str(path) for path in checkpoints if path.is_dir()]}
 
 
 def _start(place: Workplace, run: Run, folder: Path) -> dict[str, Any]:
