@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -105,18 +105,7 @@ class ExportResult:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class ExportOptions:
-    """What the zip carries.
-
-    Attributes:
-        golden: "test" puts 20 of the test pictures into it, "generated" puts patterns there instead.
-    """
-
-    golden: Literal["test", "generated"] = "test"
-
-
-def export_model(  # noqa: PLR0913 - one call, in the story
+def export_model(
     network: Network,
     *,
     config: TrainingConfig,
@@ -125,7 +114,6 @@ def export_model(  # noqa: PLR0913 - one call, in the story
     folder: Path,
     test_pictures: Sequence[Path],
     decode: Callable[[Path], Pixels],
-    options: ExportOptions = ExportOptions(),
 ) -> ExportResult:
     """Write `folder/saved_model/` and `folder/saved_model.zip`, and prove them in a process of their own.
 
@@ -137,7 +125,6 @@ def export_model(  # noqa: PLR0913 - one call, in the story
         folder: made if missing; an earlier export in it is replaced.
         test_pictures: files to compare on; at most 64 are taken, spread evenly.
         decode: file -> uint8 [h, w, 3], upright RGB.
-        options: what the zip carries.
 
     Raises:
         ExportDisagrees: a signature differs from the trained network.
@@ -155,8 +142,7 @@ def export_model(  # noqa: PLR0913 - one call, in the story
     with tempfile.TemporaryDirectory(prefix="export-", dir=folder) as temporary:
         package = Path(temporary)
         write_checked(package / "checked", checked, decode, reference)
-        generated = options.golden == "generated" or not checked
-        pictures = patterns(config.seed) if generated else map(decode, spread(checked, GOLDEN_PICTURES))
+        pictures = map(decode, spread(checked, GOLDEN_PICTURES)) if checked else patterns(config.seed)
         write_pictures(package / "golden", pictures, reference, side=GOLDEN_SIDE)
         agreement = check_in_clean_process(saved, package / "checked", package / "golden")
         _write_papers(package, config, class_names, agreement, doubt)
