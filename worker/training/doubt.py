@@ -11,13 +11,13 @@ import numpy as np
 from scipy.stats import t as student
 from sklearn.model_selection import GroupKFold
 
-from worker.training import statistics
 from worker.training.events import Place, Progress
 from worker.training.heads import Problem, choose_strength, fit, fit_scaler, one_blas_thread, unpack
 from worker.training.learner import logits_of
 from worker.training.ledger import Ledger
 from worker.training.materials import Workplace, plain_pooled
 from worker.training.network import Network
+from worker.training.statistics import fit_temperature_of_logits, softmax
 
 WISHED_PRECISION = 0.95
 KNOWN = 0.5  # a `known_score` below it is unknown
@@ -25,7 +25,6 @@ LOWEST_THRESHOLD = 0.5  # less than half of the probability is never confident
 VERDICTS = ("confident", "unsure", "unknown")  # by the number that a graph gives; worker.prediction.models has them too
 _MOST_TRAIN = 1000  # pictures that the statistics are made of
 _ENOUGH_VALIDATION = 500  # pictures from which on validation alone decides the temperature
-_FEWEST_FOR_TEMPERATURE = 50
 _FEWEST_OF_A_CLASS = 30
 _DIRECTIONS = 32
 _KNOWN_SHARE = 0.977  # of one's own pictures: two standard deviations on one side
@@ -98,8 +97,8 @@ def make_doubt(work: Workplace, ledger: Ledger, chosen_index: int, frozen_index:
         if frozen_index != chosen_index:
             ledger.put_back(work.network, chosen_index)
         logits, labels = np.concatenate([logits, guessed]), np.concatenate([labels, known.labels])
-    temperature = fit_temperature(logits, labels)
-    scaled = statistics.with_temperature(_softmax(logits), temperature)
+    temperature = fit_temperature_of_logits(logits, labels)
+    scaled = softmax(logits / (temperature or 1.0))
     thresholds, own = fit_thresholds(scaled, labels, np.bincount(held.labels, minlength=work.n_classes))
     return Doubt(temperature, len(labels), thresholds, own, *fit_known(known.features, held.features))
 
@@ -125,9 +124,7 @@ def _look(work: Workplace, positions: np.ndarray) -> _Seen:
     head = work.network.head
     answer = logits_of(head, head.get_layer("head_pooling").output)
     parts = [np.asarray(answer(stored[first : first + _BATCH], False)) for first in range(0, total, _BATCH)]
-    logits = np.concatenate(parts).astype(np.float64)
-    if logits.shape[1] == 1:
-        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+    logits = columns(np.concatenate(parts).astype(np.float64))
     return _Seen(averaged(work.network, stored), logits, work.folder.pictures.labels[positions])
 
 
@@ -137,10 +134,11 @@ def averaged(network: Network, pooled: np.ndarray) -> np.ndarray:
     return pooled if pooled.shape[1] == channels else pooled.reshape(len(pooled), -1, channels).mean(axis=1)
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
+def columns(logits: np.ndarray) -> np.ndarray:
+    """Logits float [n, units] with a column for each class: a sigmoid unit's is that of label 1 against 0 for label 0."""
+    if logits.shape[1] > 1:
+        return logits
+    return np.concatenate([np.zeros_like(logits), logits], axis=1)
 
 
 def cross_validated(work: Workplace, positions: np.ndarray, seen: _Seen) -> np.ndarray:
@@ -164,13 +162,6 @@ def cross_validated(work: Workplace, positions: np.ndarray, seen: _Seen) -> np.n
             kernel, bias = unpack(fit(problem.rows(learnt), strength, iterations=_ITERATIONS), n_classes)
             found[left] = problem.features[left] @ kernel + bias
     return found
-
-
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
-    """See `statistics.fit_temperature`; None with fewer than 50 pictures."""
-    if len(labels) < _FEWEST_FOR_TEMPERATURE:
-        return None
-    return statistics.fit_temperature(_softmax(logits), labels)
 
 
 def fit_thresholds(

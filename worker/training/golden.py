@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.training_config import TrainingConfig
-from worker.training.doubt import KNOWN, Doubt, averaged, outside
+from worker.training.doubt import KNOWN, Doubt, averaged, columns, outside
 from worker.training.layers import build_resizer
-from worker.training.network import Network, inference_model
-from worker.training.statistics import with_temperature
+from worker.training.learner import logits_of
+from worker.training.network import Network
+from worker.training.statistics import softmax
 
 Pixels = NDArray[np.uint8]
 
@@ -31,9 +32,9 @@ class Reference:
 
     def __init__(self, network: Network, config: TrainingConfig, doubt: Doubt) -> None:
         self._network, self._doubt = network, doubt
-        classifier = inference_model(network)
-        backbone = network.backbone.output
-        pooled = keras.Model(network.backbone.input, network.head.get_layer("head_pooling")(backbone))
+        pooling = network.head.get_layer("head_pooling")
+        pooled = keras.Model(network.backbone.input, pooling(network.backbone.output))
+        logits = logits_of(network.head, pooling.output)
         self.image_size = config.image_size
         self.resizer = build_resizer(config.image_size, config.resize)
         whole, own = (
@@ -41,10 +42,12 @@ class Reference:
             tf.TensorSpec((None, *config.image_size, 3), tf.uint8),
         )
         self._resize = tf.function(self.resizer, input_signature=[whole])
-        self._answer = tf.function(
-            lambda pixels: (classifier(pixels, training=False), pooled(tf.cast(pixels, tf.float32), training=False)),
-            input_signature=[own],
-        )
+
+        def answer(pixels: Any) -> tuple[Any, Any]:
+            vectors = pooled(tf.cast(pixels, tf.float32), training=False)
+            return logits(vectors, False), vectors
+
+        self._answer = tf.function(answer, input_signature=[own])
 
     def resize(self, pixels: Pixels) -> Pixels:
         """uint8 [h, w, 3] -> uint8 [H, W, 3]."""
@@ -53,9 +56,10 @@ class Reference:
 
     def answer(self, resized: Pixels) -> dict[str, Any]:
         """uint8 [H, W, 3] -> `probabilities` [classes], `known_score`, `verdict` (a number), as they stand in expected.json."""
-        answers, pooled = (one.numpy() for one in self._answer(resized[None]))
-        probabilities = with_temperature(answers, self._doubt.temperature)[0]
         doubt = self._doubt
+        logits, pooled = (one.numpy() for one in self._answer(resized[None]))
+        # from the logits, as the graph has it: probabilities near 0 and 1 are too coarse to be divided
+        probabilities = softmax(columns(logits) / (doubt.temperature or 1.0))[0]
         left = outside(averaged(self._network, pooled), doubt.mean, doubt.directions)[0]
         known = 1 / (1 + np.exp(min((left - doubt.limit) / doubt.width, 700.0)))
         unsure = probabilities.max() < doubt.thresholds[probabilities.argmax()]

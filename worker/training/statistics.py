@@ -13,6 +13,7 @@ from scipy.stats import t as student
 _Z95 = 1.959963984540054
 _MOST_POINTS = 20.0  # a wider interval than this says that there are too few test pictures to compare anything
 _FEWEST_FOR_TEMPERATURE = 50
+_LOG_TEMPERATURES = (-3.0, 7.0)  # 0.05 to 1100
 _RESAMPLES = 1000
 _PRIOR_GROUPS = 1  # worth of so many groups: that the pictures of a group are right or wrong together
 
@@ -199,24 +200,43 @@ def _pictures(count: int) -> str:
     return "1 picture" if count == 1 else f"{count} pictures"
 
 
-def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
-    """The one number by which log-probabilities are divided to be best calibrated on validation (Guo et al., 2017).
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities float64 [n, classes] of logits float [n, classes]."""
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    probabilities: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
 
-    None with fewer than 50 validation pictures: too few to say.
+
+def fit_temperature_of_logits(logits: np.ndarray, labels: np.ndarray) -> float | None:
+    """The one number by which logits are divided to be best calibrated on these pictures (Guo et al., 2017).
+
+    Args:
+        logits: float [n, classes], as the network has them before its softmax: a probability that was rounded to 0 or 1 has lost its own.
+        labels: int [n].
+
+    Returns:
+        None with fewer than 50 pictures: too few to say.
     """
     if len(labels) < _FEWEST_FOR_TEMPERATURE:
         return None
-    logits = np.log(np.clip(probabilities.astype(np.float64), 1e-12, 1.0))
+    wide = logits.astype(np.float64)
     found = minimize_scalar(
-        lambda log_t: _mean_loss(logits / np.exp(log_t), labels), bounds=(-3.0, 3.0), method="bounded"
+        lambda log_t: _mean_loss(wide / np.exp(log_t), labels), bounds=_LOG_TEMPERATURES, method="bounded"
     )
     return float(np.exp(found.x))
+
+
+def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
+    """`fit_temperature_of_logits` where only probabilities are known, float [n, classes]; those below 1e-12 count as that."""
+    return fit_temperature_of_logits(_logarithms(probabilities), labels)
 
 
 def with_temperature(probabilities: np.ndarray, temperature: float | None) -> np.ndarray:
     """Probabilities as they are once their logarithms are divided by a temperature: p ** (1 / T), normalised.
 
-    The way back is `with_temperature(scaled, 1 / T)`; a sigmoid head's two columns are scaled as its logit would be.
+    The way back is `with_temperature(scaled, 1 / T)`; a sigmoid head's two columns are scaled as its logit would be. Where the network
+    is at hand, its logits are divided instead: a probability near 0 or 1 is too coarse for that.
 
     Args:
         probabilities: float [n, classes].
@@ -225,10 +245,12 @@ def with_temperature(probabilities: np.ndarray, temperature: float | None) -> np
     Returns:
         float64 [n, classes].
     """
-    logits = np.log(np.clip(probabilities.astype(np.float64), 1e-12, 1.0)) / (temperature or 1.0)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    scaled: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
-    return scaled
+    return softmax(_logarithms(probabilities) / (temperature or 1.0))
+
+
+def _logarithms(probabilities: np.ndarray) -> np.ndarray:
+    found: np.ndarray = np.log(np.clip(probabilities.astype(np.float64), 1e-12, 1.0))
+    return found
 
 
 def _mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:

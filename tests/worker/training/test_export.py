@@ -174,6 +174,27 @@ def test_an_export_that_cannot_be_opened_is_refused(folder: Path, tmp_path: Path
         check_in_clean_process(tmp_path / "nothing", folder / "other")
 
 
+def test_a_very_sure_sigmoid_is_exported_with_its_temperature(tmp_path: Path) -> None:
+    sure = build_network(CONFIG, 2)
+    dense = sure.head.get_layer("head_dense")
+    plain = Reference(sure, CONFIG, doubt_of(sure, None))
+    shares = np.array([plain.answer(plain.resize(pixels))["probabilities"] for pixels in patterns(CONFIG.seed)])
+    logits = np.log(shares[:, 1] / shares[:, 0])
+    dense.kernel.assign(dense.kernel * 30)
+    dense.bias.assign([18.0 - 30 * np.median(logits)])  # sure of label 1: float32 has few steps below 1
+    exported = export_model(
+        sure,
+        config=CONFIG,
+        doubt=doubt_of(sure, 3.0),
+        class_names=CLASS_NAMES,
+        folder=tmp_path,
+        test_pictures=[],
+        decode=decode,
+    )
+    assert exported.agreement.top1 == 1.0
+    assert exported.agreement.max_abs_diff < 1e-4
+
+
 def test_the_same_files_give_the_same_zip(tmp_path: Path) -> None:
     for name in ("b.json", "я.png"):
         (tmp_path / name).write_text("content of " + name, encoding="utf-8")

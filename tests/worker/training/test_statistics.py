@@ -7,8 +7,10 @@ from worker.training.statistics import (
     difference_interval,
     exact_mcnemar,
     fit_temperature,
+    fit_temperature_of_logits,
     group_numbers,
     p_text,
+    softmax,
     wilson_interval,
     with_temperature,
 )
@@ -74,8 +76,18 @@ def test_the_temperature_undoes_overconfidence() -> None:
     assert fit_temperature(sharp / sharp.sum(axis=1, keepdims=True), truth) == pytest.approx(3.0, rel=0.1)
 
 
+def test_the_temperature_of_very_sure_logits_is_the_one_with_the_lowest_loss() -> None:
+    truth = np.arange(400) % 2
+    said = np.where(np.arange(400) < 32, 1 - truth, truth)  # 8 % wrong, all as sure as the others
+    logits = np.where(np.arange(2) == said[:, None], 60.0, 0.0)
+    right = 0.92
+    assert fit_temperature_of_logits(logits, truth) == pytest.approx(60 / np.log(right / (1 - right)), rel=1e-3)
+    assert fit_temperature_of_logits(10 * logits, truth) == pytest.approx(600 / np.log(right / (1 - right)), rel=1e-3)
+
+
 def test_fewer_than_fifty_pictures_give_no_temperature() -> None:
     assert fit_temperature(np.full((49, 2), 0.5), np.zeros(49, int)) is None
+    assert fit_temperature_of_logits(np.zeros((49, 2)), np.zeros(49, int)) is None
 
 
 def test_a_temperature_divides_the_logits_and_can_be_taken_back() -> None:
@@ -85,6 +97,11 @@ def test_a_temperature_divides_the_logits_and_can_be_taken_back() -> None:
     assert scaled == pytest.approx(np.exp(logits / 2.5) / np.exp(logits / 2.5).sum(axis=1, keepdims=True))
     assert with_temperature(scaled, 1 / 2.5) == pytest.approx(probabilities)
     assert with_temperature(probabilities, None) == pytest.approx(probabilities)
+
+
+def test_a_softmax_is_that_of_the_textbook_whatever_the_size_of_the_logits() -> None:
+    assert softmax(np.array([[0.0, np.log(3.0)]])) == pytest.approx(np.array([[0.25, 0.75]]))
+    assert softmax(np.array([[1000.0, 1000.0 + np.log(3.0)]], np.float64)) == pytest.approx(np.array([[0.25, 0.75]]))
 
 
 def test_a_temperature_of_a_sigmoid_is_that_of_its_logit() -> None:
