@@ -85,8 +85,9 @@ def _known_score(average: Any, doubt: Doubt) -> Any:
     unit = keras.layers.UnitNormalization(name="length_one")(average)
     mean = doubt.mean.astype(np.float64)
     inside = _dense(unit, doubt.directions, -(mean @ doubt.directions), "inside")
-    # |x - m|^2 with |x| = 1
-    away = _dense(unit, -2.0 * mean[:, None], np.array([1.0 + mean @ mean]), "away")
+    # |x - m|^2; |x| is 1, and 0 where every feature is
+    length = keras.ops.sum(keras.ops.square(unit), axis=-1, keepdims=True)
+    away = length + _dense(unit, -2.0 * mean[:, None], np.array([mean @ mean]), "away")
     within = keras.ops.sum(keras.ops.square(inside), axis=-1, keepdims=True)
     score = keras.ops.sigmoid((doubt.limit - (away - within)) / doubt.width)
     return keras.ops.squeeze(score, axis=-1)

@@ -63,6 +63,22 @@ def test_a_black_picture_is_unknown_to_a_network_of_colours() -> None:
     assert known[0] > 0.5
 
 
+@pytest.mark.parametrize("pooling", ["avg", "flatten"])
+def test_a_picture_without_any_feature_gets_the_score_of_the_reference(pooling: str) -> None:
+    wanted = config(head=Head(pooling=pooling))
+    network = build_network(wanted, 3)
+    doubt = doubt_of(network)
+    last = network.backbone.get_layer("block4_bn")
+    last.gamma.assign(0 * last.gamma)
+    last.beta.assign(0 * last.beta - 1)  # below zero: the ReLU after it is dead
+    picture = np.zeros((24, 16, 3), np.uint8)
+    assert not np.asarray(network.backbone(picture[None].astype(np.float32))).any()
+    expected = Reference(network, wanted, doubt).answer(picture)
+    found = answering_model(network, doubt)(picture[None])
+    assert float(found["known_score"][0]) == pytest.approx(expected["known_score"], abs=1e-5)
+    assert int(found["verdict"][0]) == expected["verdict"]
+
+
 def test_the_keras_file_opens_in_safe_mode_and_has_layers_of_keras_only(tmp_path: Path) -> None:
     wanted = config()
     network = build_network(wanted, 3)
