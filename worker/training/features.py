@@ -20,7 +20,7 @@ from worker.training.run_folder import RunFolder
 from worker.training.segments import Lookup, SegmentStore
 
 # Raise when the same picture, weights and view would give other numbers: features stored before are then no longer found.
-EXTRACTOR_VERSION = 2
+EXTRACTOR_VERSION = 3
 _BATCH = 32
 
 
@@ -54,7 +54,7 @@ def make_extractor(
 
     Args:
         frozen: float32 [n, H, W, 3] raw pixels 0..255 -> features.
-        name: what it is, for people who look into the store (backbone, form, cut layer).
+        name: what it is a part of: backbone and form.
         augmentation: None for plain pictures; else each picture is changed as its view seed says.
         storage: dtype to store.
         compute: dtype it computes in.
@@ -81,6 +81,7 @@ def make_extractor(
 
     meaning: dict[str, object] = {
         "name": name,
+        "end": end_of(frozen),
         "weights": weights_hash(frozen),
         "extractor_version": EXTRACTOR_VERSION,
         "tensorflow": tf.__version__,
@@ -90,6 +91,17 @@ def make_extractor(
     }
     shape = tuple(int(size) for size in frozen.output.shape[1:])
     return Extractor(run_traced, meaning, shape, np.dtype(storage))
+
+
+def end_of(frozen: keras.Model) -> str:
+    """Where the frozen part of a network ends, which its weights do not tell: its last layer, and the pooling on it, if any.
+
+    Parts may differ by layers without weights only (VGG16's block5_conv3 and block5_pool), and every pooling is called head_pooling.
+    """
+    last = frozen.layers[-1]
+    if last.name != "head_pooling":
+        return str(last.name)
+    return f"{frozen.layers[-2].name}/{type(last).__name__}"
 
 
 def weights_hash(model: keras.Model) -> str:

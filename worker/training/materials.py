@@ -191,9 +191,8 @@ def _extractor(work: Workplace, frozen: keras.Model, fast: Callable[[], keras.Mo
     augmentation = None if views == 1 else work.config.augmentation
     vector = len(frozen.output.shape) == 2
     storage = np.dtype(np.float32) if fast is None or vector else np.dtype(ml_dtypes.bfloat16)
-    name = f"{work.config.backbone}/{work.network.form}/{frozen.layers[-1].name}"
     compute = "float32" if fast is None else "bfloat16"
-    return make_extractor(frozen, name, augmentation, storage, compute=compute, form=fast)
+    return make_extractor(frozen, work.network.name, augmentation, storage, compute=compute, form=fast)
 
 
 def _fast_form(work: Workplace, frozen: keras.Model) -> Callable[[], keras.Model] | None:
@@ -206,7 +205,7 @@ def _fast_form(work: Workplace, frozen: keras.Model) -> Callable[[], keras.Model
     def pictures() -> np.ndarray:
         return work.pictures.batch(work.positions("train")[:LOOKED_AT])
 
-    cosine = bfloat16_cosine(frozen, fast, pictures, work.folder.feature_store)
+    cosine = bfloat16_cosine(frozen, work.network.name, fast, pictures, work.folder.feature_store)
     if cosine > ENOUGH:
         work.precision = "bfloat16"
         return fast

@@ -43,6 +43,11 @@ class Network:
     backbone_id: str
     taken_up: dict[str, str]
 
+    @property
+    def name(self) -> str:
+        """Backbone and form, as features and measurements that are kept are called."""
+        return f"{self.backbone_id}/{self.form}"
+
 
 @dataclass(frozen=True)
 class Start:

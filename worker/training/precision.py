@@ -1,6 +1,7 @@
 """bfloat16 for the frozen parts, where the processor has it and real pictures confirm that it changes nothing that matters."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from worker.training.features import EXTRACTOR_VERSION, processor_class, weights_hash
+from worker.training.features import EXTRACTOR_VERSION, end_of, processor_class, weights_hash
 
 ENOUGH = 0.999  # mean cosine between the features of float32 and of bfloat16 over the pictures looked at
 LOOKED_AT = 16  # pictures
@@ -61,19 +62,21 @@ def exact_layers(model: keras.Model) -> frozenset[str]:
 
 
 def bfloat16_cosine(
-    frozen: keras.Model, fast: Callable[[], keras.Model], pictures: Callable[[], np.ndarray], memory: Path
+    frozen: keras.Model, name: str, fast: Callable[[], keras.Model], pictures: Callable[[], np.ndarray], memory: Path
 ) -> float:
     """Mean cosine between float32 and bfloat16 features over some pictures.
 
-    The answer is kept per weights, cut and class of processor; where it is known, nothing is built and no picture is read.
+    The answer is kept per weights, cut, pooling and class of processor; where it is known, nothing is built and no picture is read.
 
     Args:
         frozen: float32 form.
+        name: what it is a part of: backbone and form.
         fast: makes what `in_bfloat16` makes of it.
         pictures: gives uint8 [n, H, W, 3].
         memory: folder in which answers are kept.
     """
-    text = f"{EXTRACTOR_VERSION}-{processor_class()}-{tf.__version__}-{frozen.layers[-1].name}-{weights_hash(frozen)}"
+    part = re.sub(r"[^\w.]+", "-", f"{name}-{end_of(frozen)}")
+    text = f"{EXTRACTOR_VERSION}-{processor_class()}-{tf.__version__}-{part}-{weights_hash(frozen)}"
     path = memory / f"bfloat16-{text}.json"
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["cosine"])

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 from core.training_config import Augmentation
 from tests.worker.training.run_folders import make_run_folder
 from tests.worker.training.workplaces import Opened, open_run
-from worker.training.features import Extractor, make_extractor, row_keys
+from worker.training.features import Extractor, make_extractor, row_keys, weights_hash
+from worker.training.materials import plain_pooled, pooled
 from worker.training.precision import bfloat16_cosine, in_bfloat16
 
 FLOAT = np.dtype(np.float32)
@@ -60,6 +62,44 @@ def test_what_would_give_other_numbers_is_not_found(tmp_path: Path, change: str)
     assert _features(second, _extractor(second, augmentation))[1] == 24
 
 
+@pytest.mark.parametrize("pooling", ["max", "flatten"])
+def test_features_of_another_pooling_are_not_found(tmp_path: Path, pooling: str) -> None:
+    first = open_run(make_run_folder(tmp_path / "one", shared=tmp_path))
+    stored, _ = _features(first, plain_pooled(first.work))
+    second = open_run(make_run_folder(tmp_path / "two", {"head": {"pooling": pooling}}, shared=tmp_path))
+    other, computed = _features(second, plain_pooled(second.work))
+    assert weights_hash(second.work.network.backbone) == weights_hash(first.work.network.backbone)
+    assert computed == 24
+    assert other.shape != stored.shape or np.abs(other - stored).max() > 0.01
+
+
+def _ends(opened: Opened) -> list[keras.Model]:
+    """Parts with the same weights that end before and after a layer without any, as VGG16 has it: each plain and pooled."""
+    pictures = keras.Input((16, 16, 3))
+    conv = keras.layers.Conv2D(8, 3, padding="same", name="block5_conv3")(pictures)
+    pool = keras.layers.MaxPooling2D(name="block5_pool")(conv)
+    plain = [keras.Model(pictures, end) for end in (conv, pool)]
+    return [*plain, *(pooled(opened.work.network, one) for one in plain)]
+
+
+def test_features_of_a_cut_after_a_layer_without_weights_are_not_those_before_it(tmp_path: Path) -> None:
+    opened = open_run(make_run_folder(tmp_path / "run"))
+    ends = _ends(opened)
+    assert len({weights_hash(one) for one in ends}) == 1
+    stored = [_features(opened, make_extractor(one, "vgg16/plain", None, FLOAT)) for one in ends]
+    assert [computed for _, computed in stored] == [24] * 4
+    assert np.abs(stored[2][0] - stored[3][0]).max() > 0.01
+
+
+def test_bfloat16_is_compared_for_each_end_by_itself(tmp_path: Path) -> None:
+    opened = open_run(make_run_folder(tmp_path / "run"))
+    pixels = opened.work.pictures.batch(np.arange(2))
+    ends = _ends(opened)
+    for one in [*ends, keras.Model(ends[0].input, keras.layers.GlobalMaxPooling2D(name="head_pooling")(ends[0].output))]:
+        bfloat16_cosine(one, "vgg16/plain", partial(in_bfloat16, one), lambda: pixels, tmp_path / "memory")
+    assert len(list((tmp_path / "memory").iterdir())) == 5
+
+
 def test_views_differ_and_do_not_depend_on_what_was_stored_before(tmp_path: Path) -> None:
     one = open_run(make_run_folder(tmp_path / "one"))
     three_views, _ = _features(one, _extractor(one, Augmentation()), views=3)
@@ -84,12 +124,12 @@ def test_bfloat16_is_compared_once_per_machine(tmp_path: Path) -> None:
     opened = open_run(make_run_folder(tmp_path / "run"))
     backbone = opened.work.network.backbone
     pictures = opened.work.pictures.batch(np.arange(8))
-    cosine = bfloat16_cosine(backbone, lambda: in_bfloat16(backbone), lambda: pictures, tmp_path / "memory")
+    cosine = bfloat16_cosine(backbone, "tiny_cnn", lambda: in_bfloat16(backbone), lambda: pictures, tmp_path / "memory")
     assert 0.99 < cosine <= 1.0001
     broken = keras.models.clone_model(backbone)
     broken.set_weights([-weight for weight in backbone.get_weights()])
-    assert bfloat16_cosine(backbone, lambda: broken, lambda: pictures, tmp_path / "memory") == cosine
-    assert bfloat16_cosine(backbone, lambda: broken, lambda: pictures, tmp_path / "forgetful") < 0.99
+    assert bfloat16_cosine(backbone, "tiny_cnn", lambda: broken, lambda: pictures, tmp_path / "memory") == cosine
+    assert bfloat16_cosine(backbone, "tiny_cnn", lambda: broken, lambda: pictures, tmp_path / "forgetful") < 0.99
 
 
 def test_features_of_bfloat16_are_not_taken_for_those_of_float32(tmp_path: Path) -> None:
