@@ -15,6 +15,7 @@ from core.config import Settings
 from core.database import Database
 from core.paging import MOST
 from core.tables import DatasetVersion, Run
+from core.units import version_units
 
 _README = """\
 # Run {name}, again
@@ -105,7 +106,7 @@ def write_bundle(
 
 
 def _pages(database: Database, version: DatasetVersion) -> Iterator[list[dict[str, Any]]]:
-    cursor = None
+    units, cursor = version_units(database, version), None
     while True:
         with database.read() as session:
             page = catalog.version_images(session, version, limit=MOST, cursor=cursor)
@@ -116,7 +117,7 @@ def _pages(database: Database, version: DatasetVersion) -> Iterator[list[dict[st
                     "path": f"pictures/{place.image.sha256}",
                     "label": place.label,
                     "split": place.split.value,
-                    "group": place.group,
+                    "group": units.of(place.image_id, place.group),
                     "filename": place.filename,
                 }
                 for place in page.items

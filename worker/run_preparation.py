@@ -16,6 +16,7 @@ from core.leases import Claim
 from core.storage import blob_key, need_disk
 from core.tables import DatasetVersion, Image, Run, VersionImage
 from core.training_config import parse_config
+from core.units import Units, version_units
 from core.weights import start_for_run
 from worker.workplace import Workplace
 
@@ -124,13 +125,14 @@ class Listing:
         self._tell = tell
 
     def write(self) -> None:
-        """Every line, in the order of the version."""
+        """Every line, in the order of the version; as group the unit of pictures that must not part, near duplicates included."""
+        units = version_units(self._place.database, self._version, self._keep)
         pool = ThreadPoolExecutor(self._place.storage.parallel, thread_name_prefix="fetch")
         done, last = 0, -1
         try:
             with (self._folder / "images.jsonl").open("w", encoding="utf-8") as out:
                 while rows := self._rows(last):
-                    for line in [pool.submit(self._line, row) for row in rows]:
+                    for line in [pool.submit(self._line, row, units) for row in rows]:
                         self._wait_for(line, done)
                         out.write(line.result() + "\n")
                         done += 1
@@ -165,7 +167,7 @@ class Listing:
         with self._place.database.read() as session:
             return session.execute(wanted).all()
 
-    def _line(self, row: Any) -> str:
+    def _line(self, row: Any, units: Units) -> str:
         try:
             path = self._place.storage.keep(blob_key(row.sha256), self._folder / PICTURES)
         except NotFound as error:
@@ -179,7 +181,7 @@ class Listing:
             "path": os.fspath(path),
             "label": row.label,
             "split": row.split.value,
-            "group": row.group,
+            "group": units.of(row.image_id, row.group),
             "filename": row.filename,
         }
         return json.dumps(line, ensure_ascii=False)

@@ -1,5 +1,6 @@
 """The split guard: altered copies and patients are found, kept on one side, reported where somebody parted them."""
 
+import json
 import random
 from collections import defaultdict
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 from PIL import ImageFilter
+from sklearn.model_selection import GroupKFold
 from sqlalchemy import select
 
 from benchmarks.near_duplicates import KINDS, altered
@@ -25,6 +27,9 @@ from tests.worker.ingest.test_ingest import placed, version_of
 from worker.ingest.groups import group_all, group_by_name
 from worker.ingest.looks import GREY, look_at, perceptual_hash
 from worker.ingest.near import find_near, read_hashes
+from worker.run_preparation import Listing
+from worker.training.statistics import accuracy_interval, group_numbers, wilson_interval
+from worker.workplace import Workplace
 
 RESPLIT = VersionChanges.model_validate(
     {"resplit": {"fractions": {"train": 0.6, "validation": 0.2, "test": 0.2}, "seed": 1}}
@@ -230,3 +235,33 @@ def test_near_duplicates_stay_on_one_side_and_are_reported_where_folders_part_th
     assert placed(person)["dog/copy.png"][1] == placed(person)["cat/0 original.png"][1]
     assert version_of(person).issues["conflicts"] >= 1
     assert version_of(person).issues["leaks"] == 0
+
+
+def test_a_trainer_gets_near_duplicates_as_one_group_so_no_copy_counts_as_another_picture(
+    person: Person, tmp_path: Path
+) -> None:
+    chance = random.Random(3)
+    files: dict[str, bytes | Path] = {}
+    for seed in range(6):
+        image = PillowImage.fromarray(scene(seed, 160))
+        for kind in ("original", "mirrored", "resized", "brighter"):
+            copy = image if kind == "original" else altered(image, kind, chance)
+            files[f"{('cat', 'dog')[seed % 2]}/{seed} {kind}.png"] = encoded(np.asarray(copy))
+    person.upload(files)
+    where = {"database_url": str(person.database.reader.url), "redis_url": f"unix://{tmp_path}/nobody.sock"}
+    place = Workplace(person.settings.model_copy(update=where), ("train",))
+    try:
+        Listing(place, tmp_path, version_of(person), lambda: None, lambda *_: None).write()
+    finally:
+        place.close()
+    lines = [json.loads(line) for line in (tmp_path / "images.jsonl").read_text("utf-8").splitlines()]
+    assert len(lines) == 24
+    origins = [line["filename"].split("/")[1][0] for line in lines]
+    groups = group_numbers([line["group"] for line in lines])
+    assert len(set(groups.tolist())) == len(set(zip(groups.tolist(), origins, strict=True))) == 6
+    for _, held in GroupKFold(3).split(groups, groups=groups):
+        others = {origin for place, origin in enumerate(origins) if place not in held}
+        assert not others & {origins[place] for place in held}
+    one_class_right = np.array([line["label"] == 0 for line in lines])
+    sure = accuracy_interval(one_class_right, groups)
+    assert sure.low < wilson_interval(3, 6)[0]  # 24 pictures say no more than the six of which they are copies
