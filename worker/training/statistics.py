@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import sqrt
 
 import numpy as np
@@ -15,6 +14,7 @@ _MOST_POINTS = 20.0  # a wider interval than this says that there are too few te
 _FEWEST_FOR_TEMPERATURE = 50
 _LOG_TEMPERATURES = (-3.0, 7.0)  # 0.05 to 1100
 _RESAMPLES = 1000
+_DRAWN_AT_ONCE = 50
 _PRIOR_GROUPS = 1  # worth of so many groups: that the pictures of a group are right or wrong together
 
 
@@ -79,17 +79,13 @@ def accuracy_interval(right: np.ndarray, groups: np.ndarray) -> Interval:
 def drawn_means(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Means of `values` float [n] over whole groups drawn with replacement, float64 [1000]; the same draws every time."""
     numbers = np.unique(groups, return_inverse=True)[1]
-    weights = _draws(int(numbers.max()) + 1)
-    drawn: np.ndarray = (weights @ np.bincount(numbers, weights=values)) / (weights @ np.bincount(numbers))
-    return drawn
-
-
-@lru_cache(maxsize=2)
-def _draws(count: int) -> np.ndarray:
-    """How often each of `count` groups is drawn, float32 [1000, count]."""
-    random = np.random.default_rng(0)
-    drawn = [random.multinomial(count, np.full(count, 1 / count)) for _ in range(_RESAMPLES)]
-    return np.asarray(drawn, np.float32)
+    sums, sizes = np.bincount(numbers, weights=values), np.bincount(numbers).astype(np.float64)
+    count, random = len(sizes), np.random.default_rng(0)
+    drawn = []
+    for _ in range(_RESAMPLES // _DRAWN_AT_ONCE):  # all at once would be a gigabyte for a hundred thousand groups
+        times = random.multinomial(count, np.full(count, 1 / count), _DRAWN_AT_ONCE).astype(np.float64)
+        drawn.append((times @ sums) / (times @ sizes))
+    return np.concatenate(drawn)
 
 
 def difference_interval(first: np.ndarray, second: np.ndarray, groups: np.ndarray) -> tuple[float, float]:

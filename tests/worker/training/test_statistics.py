@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -5,6 +7,7 @@ from worker.training.statistics import (
     accuracy_interval,
     compare,
     difference_interval,
+    drawn_means,
     exact_mcnemar,
     fit_temperature,
     fit_temperature_of_logits,
@@ -163,3 +166,24 @@ def test_no_difference_at_all_is_no_certainty() -> None:
 def test_mcnemars_exact_test_is_that_of_the_binomial_distribution() -> None:
     assert exact_mcnemar(0, 5) == pytest.approx(2 / 2**5)
     assert exact_mcnemar(0, 0) == 1.0
+
+
+def test_resampling_draws_what_one_large_table_of_draws_would_hold() -> None:
+    random = np.random.default_rng(5)
+    groups, values = random.integers(0, 37, 400), random.normal(size=400)
+    draws = np.random.default_rng(0)
+    table = np.array([draws.multinomial(37, np.full(37, 1 / 37)) for _ in range(1000)])
+    sums, sizes = np.bincount(groups, weights=values), np.bincount(groups)
+    assert drawn_means(values, groups) == pytest.approx((table @ sums) / (table @ sizes), rel=1e-12)
+
+
+def test_resampling_many_groups_takes_no_memory_to_speak_of_and_keeps_none() -> None:
+    count = 20_000
+    tracemalloc.start()
+    try:
+        drawn_means(np.ones(count), np.arange(count))
+        kept, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 25_000_000  # the whole table: 160 MB
+    assert kept < 1_000_000
