@@ -95,7 +95,10 @@ def test_bfloat16_is_compared_for_each_end_by_itself(tmp_path: Path) -> None:
     opened = open_run(make_run_folder(tmp_path / "run"))
     pixels = opened.work.pictures.batch(np.arange(2))
     ends = _ends(opened)
-    for one in [*ends, keras.Model(ends[0].input, keras.layers.GlobalMaxPooling2D(name="head_pooling")(ends[0].output))]:
+    for one in [
+        *ends,
+        keras.Model(ends[0].input, keras.layers.GlobalMaxPooling2D(name="head_pooling")(ends[0].output)),
+    ]:
         bfloat16_cosine(one, "vgg16/plain", partial(in_bfloat16, one), lambda: pixels, tmp_path / "memory")
     assert len(list((tmp_path / "memory").iterdir())) == 5
 
