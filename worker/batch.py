@@ -142,7 +142,6 @@ class Batch:
                 while len(self._underway) >= MOST_UNDERWAY:
                     self._take(asker)
                 self._take(asker, wait=False)
-            asker.no_more()
             while self._underway:
                 self._take(asker)
         self._write_rows()
@@ -152,6 +151,8 @@ class Batch:
         while self._underway:
             first = self._underway[0]
             if first.file is not None:
+                if wait:
+                    asker.hurry(first.ordinal)
                 answer = asker.answer(0.2 if wait else 0.0)
                 if answer is None:
                     if not wait:
@@ -254,6 +255,8 @@ class _Asker:
     _process: "subprocess.Popen[bytes] | None" = None
     _answers: "queue.SimpleQueue[dict[str, Any] | None]" = field(default_factory=queue.SimpleQueue)
     _last_words: deque[str] = field(default_factory=lambda: deque(maxlen=20))
+    _asked: int = -1  # ordinal of the last picture asked
+    _hurried: int = -1  # up to this one nothing is held back
 
     def __enter__(self) -> Self:
         settings = self.place.settings
@@ -300,10 +303,13 @@ class _Asker:
     def ask(self, ordinal: int, file: Path) -> None:
         """Have a picture answered; answers come in the order of asking."""
         self._say(json.dumps([ordinal, str(file)]))
+        self._asked = ordinal
 
-    def no_more(self) -> None:
-        """Nothing more comes: answer what is there."""
-        self._say(json.dumps([-1, ""]))
+    def hurry(self, ordinal: int) -> None:
+        """Have this picture answered without another being asked: the process holds pictures back to have whole batches."""
+        if ordinal > self._hurried:
+            self._say(json.dumps([-1, ""]))
+            self._hurried = self._asked
 
     def _say(self, line: str) -> None:
         if self._process is None or self._process.stdin is None:

@@ -54,12 +54,14 @@ def picture(brightness: int) -> bytes:
     return out.getvalue()
 
 
-def archive(count: int) -> bytes:
-    """Dark and bright pictures in turn, a text between them, and a path that climbs out."""
+def archive(count: int, texts: int = 0) -> bytes:
+    """Dark and bright pictures in turn, so many texts, another text, and a path that climbs out."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as packed:
         for number in range(count):
             packed.writestr(f"album/{number:05}.png", picture(250 if number % 2 else 5))
+        for number in range(texts):
+            packed.writestr(f"album/{number:05}.txt", "where and when")
         packed.writestr("album/notes.txt", "no picture")
         packed.writestr("../evil.png", picture(9))
     return out.getvalue()
@@ -81,12 +83,12 @@ def a_model(place: Workplace, owner_id: str) -> TrainedModel:
     )
 
 
-def queue_archive(place: Workplace, count: int) -> str:
+def queue_archive(place: Workplace, count: int, texts: int = 0) -> str:
     with place.database.write() as session:
         model = a_model(place, add_tiny_dataset(session, place.settings).owner_id)
         session.add(model)
         session.flush()
-        body, batch_id = archive(count), new_id()
+        body, batch_id = archive(count, texts), new_id()
         place.storage.put(archive_key(batch_id), body)
         return predict_archive(session, QUEUE, model, batch_id, "album.zip", len(body)).id
 
@@ -115,6 +117,36 @@ def test_every_file_of_an_archive_has_one_row_in_order(place: Workplace) -> None
     assert "climbs out" in (rows[41].error or "")
     assert not place.storage.has(archive_key(batch_id))
     assert not list((place.settings.folder / "batches").iterdir())
+
+
+@pytest.mark.usefixtures("fake_asker")
+def test_few_pictures_among_many_other_files_are_answered(place: Workplace) -> None:
+    batch_id = queue_archive(place, 10, texts=600)
+    worker = threading.Thread(target=batch_next, args=(place,))
+    worker.start()
+    worker.join(timeout=30)
+    hangs = worker.is_alive()
+    place.drain.set()
+    worker.join(timeout=20)
+    assert not hangs, batch_of(place, batch_id).pictures_done
+    batch, rows = batch_of(place, batch_id), rows_of(place, batch_id)
+    assert (batch.status, batch.pictures_done, batch.refused) == (BatchStatus.READY, 612, 602)
+    assert [row.label for row in rows[:10]] == [0, 1] * 5
+
+
+@pytest.mark.usefixtures("fake_asker")
+def test_the_answering_process_is_hurried_seldom(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = []
+    say = batch_module._Asker._say
+
+    def heard(self: Any, line: str) -> None:
+        said.append(line)
+        say(self, line)
+
+    monkeypatch.setattr(batch_module._Asker, "_say", heard)
+    queue_archive(place, 2000)
+    assert batch_next(place)
+    assert len(said) <= 2000 + 6, "batches stay whole: about once in MOST_UNDERWAY pictures"
 
 
 @pytest.mark.usefixtures("fake_asker")
