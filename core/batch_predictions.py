@@ -94,15 +94,21 @@ def delete_batch(session: Session, storage: Storage, batch: BatchPrediction) -> 
 
 
 def record_rows(session: Session, held: Claim, rows: Sequence[Mapping[str, Any]], **columns: Any) -> None:
-    """Write answers and progress in one transaction with the fence.
+    """Write answers and progress in one transaction with the fence. Rows that are there already are left out.
 
     Args:
-        rows: `{"ordinal", "path", "label", "probabilities", "known_score", "verdict", "error"}` each.
+        session: a writing session; the caller commits.
+        held: the worker's claim.
+        rows: `{"ordinal", "path", "label", "probabilities", "known_score", "verdict", "error"}` each, in the order of their
+            ordinals.
         columns: further columns of the batch prediction.
 
     Raises:
         Fenced: it is not this attempt's any more.
     """
+    if rows:  # a write whose answer was lost on its way is made again
+        last = last_ordinal(session, held.id)
+        rows = [row for row in rows if row["ordinal"] > last]
     refused = sum(1 for row in rows if row["error"])
     progress = {
         "pictures_done": BatchPrediction.pictures_done + len(rows),

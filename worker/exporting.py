@@ -110,7 +110,9 @@ class _Building:
         try:
             self._hold.write(lambda session: finish_export(session, held, storage_key=key, error=None, **told))
         except Fenced:
-            storage.delete(key)
+            # an answer that was lost on its way looks like a fence: a file that a row names is never removed
+            if not _is_named(self._place, key):
+                storage.delete(key)
             raise
         _log.info("export %s: %s is ready, %s", held.id, wish.format, result["agreement"])
 
@@ -185,6 +187,11 @@ class _Building:
             raise RuntimeError(f"The process that makes the file ended with {process.returncode}: {words}")
         result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return result
+
+
+def _is_named(place: Workplace, key: str) -> bool:
+    with place.database.read() as session:
+        return session.scalar(select(Export.id).where(Export.storage_key == key)) is not None
 
 
 def _read_wish(session: Session, export_id: str) -> _Wish:

@@ -62,7 +62,7 @@ class LabelChecking:
     def __init__(self, place: Workplace, held: Claim) -> None:
         self._place = place
         self._hold = Hold(place, held, LABEL_CHECK_LIFE)
-        self._folder = checks_folder(place) / held.id
+        self._folder = checks_folder(place) / f"{held.id}-{held.attempt}"
         self._process: TrainerProcess | None = None
         self._wrote = 0.0
 
@@ -70,6 +70,8 @@ class LabelChecking:
         """Check, and write down how it ended."""
         held = self._hold.claim
         _log.info("label check %s: attempt %s begins", held.id, held.attempt)
+        for old in self._folder.parent.glob(f"{held.id}-*"):
+            shutil.rmtree(old, ignore_errors=True)
         try:
             self._check()
         except Fenced as fenced:
@@ -111,7 +113,6 @@ class LabelChecking:
         """Write the run folder that the process reads."""
         settings, held = self._place.settings, self._hold.claim
         need_disk(settings.folder, 0, settings.disk_reserve_bytes)
-        shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
         with self._place.database.read() as session:
             check = session.get_one(LabelCheck, held.id)

@@ -21,7 +21,7 @@ from core.queue import Queue
 from core.tables import BatchPrediction, BatchRow, BatchStatus, TrainedModel
 from tests.core.rows import RememberingQueue
 from tests.worker.tiny_dataset import add_tiny_dataset
-from tests.worker.workplaces import workplace
+from tests.worker.workplaces import lose_one_answer, workplace
 from worker import batch as batch_module
 from worker.batch import Batch, batch_next
 from worker.workplace import Workplace
@@ -147,6 +147,24 @@ def test_the_answering_process_is_hurried_seldom(place: Workplace, monkeypatch: 
     queue_archive(place, 2000)
     assert batch_next(place)
     assert len(said) <= 2000 + 6, "batches stay whole: about once in MOST_UNDERWAY pictures"
+
+
+@pytest.mark.usefixtures("fake_asker")
+def test_rows_are_written_once_when_the_answer_to_a_write_is_lost(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_one_answer(monkeypatch, (batch_module, "record_rows"))
+    monkeypatch.setattr(batch_module, "ROWS_AT_ONCE", 16)
+    with place.database.write() as session:  # no archive, whose first write has no rows
+        version = add_tiny_dataset(session, place.settings)
+        model = a_model(place, version.owner_id)
+        session.add(model)
+        session.flush()
+        batch_id = predict_version(session, QUEUE, model, version).id
+    assert batch_next(place)
+    batch = batch_of(place, batch_id)
+    assert (batch.status, batch.error, batch.pictures_done) == (BatchStatus.READY, None, 30)
+    assert len(rows_of(place, batch_id)) == 30
 
 
 @pytest.mark.usefixtures("fake_asker")

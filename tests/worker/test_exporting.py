@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from core.models import exports_of, request_export
 from core.queue import Queue
@@ -18,7 +18,7 @@ from core.tables import Export, ExportStatus, Run, TrainedModel
 from tests.core.rows import RememberingQueue
 from tests.worker.test_batch import a_model
 from tests.worker.tiny_dataset import queue_run
-from tests.worker.workplaces import workplace
+from tests.worker.workplaces import lose_one_answer, workplace
 from worker import exporting
 from worker.exporting import KERAS_FILE, export_next
 from worker.workplace import Workplace
@@ -96,6 +96,34 @@ def test_a_proved_file_is_stored_and_offered(place: Workplace, monkeypatch: pyte
         order = json.loads(stored.read())
     assert (len(order["test"]), len(order["train"]), order["image_size"]) == (8, 16, [16, 16])
     assert not list((place.settings.folder / "exports").iterdir())
+
+
+def test_a_file_that_its_row_names_stays_when_the_answer_to_the_last_write_is_lost(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play(monkeypatch, "agrees")
+    lose_one_answer(monkeypatch, (exporting, "finish_export"))
+    export_id = wish(place, "onnx")
+    assert export_next(place)
+    export = export_of(place, export_id)
+    assert export.status == ExportStatus.READY
+    assert place.storage.has(export.storage_key or "")
+
+
+def test_a_file_of_an_attempt_that_was_overtaken_is_removed(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    play(monkeypatch, "agrees")
+    finish = exporting.finish_export
+
+    def overtaken(session: Any, held: Any, **columns: Any) -> None:
+        session.execute(update(Export).values(attempt=Export.attempt + 1))
+        session.commit()
+        finish(session, held, **columns)
+
+    monkeypatch.setattr(exporting, "finish_export", overtaken)
+    export_id = wish(place, "onnx")
+    assert export_next(place)
+    assert export_of(place, export_id).status == ExportStatus.BUILDING
+    assert not list(place.settings.storage_folder.glob("models/*/exports/*"))
 
 
 @pytest.mark.parametrize(("said", "sentence"), [("differs", "does not agree"), ("dies", "fault of ours")])

@@ -12,7 +12,8 @@ from sqlalchemy import func, select, update
 from core import label_desk, presets
 from core.database import database_now
 from core.datasets import placed_pictures
-from core.leases import LABEL_CHECK_LIFE, expire, expired
+from core.errors import Fenced
+from core.leases import LABEL_CHECK_LIFE, Claim, expire, expired
 from core.storage import blob_key
 from core.tables import DatasetVersion, Image, LabelCheck, LabelCheckStatus, LabelSuggestion, Split
 from core.training_config import parse_config
@@ -56,6 +57,22 @@ def test_a_check_finds_doubts_in_train_and_validation_only(place: Workplace) -> 
         learnt = {one.image_id for one in placed_pictures(session, version) if one.split != Split.TEST}
     assert found == learnt
     assert not list(label_checks.checks_folder(place).glob("*")), "nothing is left behind"
+
+
+def test_an_attempt_that_was_overtaken_leaves_the_folder_of_the_next_one(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_id = ask(place)
+    theirs = label_checks.LabelChecking(place, Claim(check_id, 2))._folder
+
+    def overtaken(self: label_checks.LabelChecking) -> None:
+        self._prepare()
+        theirs.mkdir(parents=True, exist_ok=True)
+        raise Fenced("Attempt 2 has it.")
+
+    monkeypatch.setattr(label_checks.LabelChecking, "_check", overtaken)
+    label_checks.check_next(place)
+    assert list(label_checks.checks_folder(place).iterdir()) == [theirs]
 
 
 def play(place: Workplace, monkeypatch: pytest.MonkeyPatch, code: str) -> str:

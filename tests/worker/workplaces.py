@@ -4,7 +4,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from core import database
 from core.config import Settings
 from worker.workplace import Workplace
 
@@ -25,3 +31,21 @@ def workplace(folder: Path, migrated_file: Path, queue: str, *, lease_seconds: f
         yield made
     finally:
         made.close()
+
+
+def lose_one_answer(monkeypatch: pytest.MonkeyPatch, verb: tuple[Any, str]) -> None:
+    """The first transaction of a verb (a module and a name in it) is committed, and the database goes away before it says so."""
+    call, commit = getattr(*verb), database.commit
+    seen: list[Session] = []
+
+    def noted(session: Session, *given: Any, **named: Any) -> Any:
+        seen.append(session)
+        return call(session, *given, **named)
+
+    def committed(session: Session) -> None:
+        commit(session)
+        if seen == [session]:
+            raise OperationalError("COMMIT", {}, Exception("the connection was lost"))
+
+    monkeypatch.setattr(*verb, noted)
+    monkeypatch.setattr(database, "commit", committed)
