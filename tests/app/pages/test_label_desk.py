@@ -142,6 +142,25 @@ def test_the_test_is_reviewed_without_any_models_opinion(desk: Desk) -> None:
     assert "Train again" not in after
 
 
+def test_skipping_past_the_last_test_picture_begins_again(desk: Desk) -> None:
+    def shown() -> str:
+        found = re.search(r'name="image_id" value="([^"]+)"', page)
+        assert found, "a picture is shown"
+        return found[1]
+
+    page, seen = desk.page("/test"), []
+    for _ in range(6):
+        seen.append(shown())
+        skipped = re.search(r'href="[^"]+/test\?version=1&amp;at=(\d+)"', page)
+        assert skipped
+        page = desk.page(f"/test?version=1&at={skipped[1]}")
+    assert seen == [desk.ids[f"{name}/{number}.png"] for name in ("cat", "dog", "fox") for number in (8, 9)]
+    assert shown() == seen[0]
+    for image_id in seen:
+        desk.press("decide", version="1", image_id=image_id, decision="dismiss", test="1")
+    assert "No test picture is left to look at" in desk.page(f"/test?version=1&at={skipped[1]}")
+
+
 def test_the_same_over_rest(desk: Desk, ada: Caller) -> None:
     path = f"/api/v1/dataset-versions/{desk.version.id}"
     assert ada.client.get(f"{path}/label-suggestions").json()["status"] == "none"
