@@ -175,7 +175,7 @@ def stop_looking(session: WriteSession, person: Person, dataset_id: str, form: F
 
 @router.post("/decide")
 def decide(session: WriteSession, person: Person, dataset_id: str, form: Fields) -> Response:
-    """Write down a decision, or take one back, and go on to the next picture."""
+    """Write down a decision, or take one back, and go on from there: what was skipped stays skipped."""
     version = _version_of(session, person.id, dataset_id, form)
     image_id, said = form.get("image_id", ""), form.get("decision", "")
     if said == "forget":
@@ -184,7 +184,7 @@ def decide(session: WriteSession, person: Person, dataset_id: str, form: Fields)
         decision = Decision.DISMISS if said == Decision.DISMISS else Decision.RELABEL
         wanted = None if decision == Decision.DISMISS else form.get("class_name")
         label_desk.decide(session, version, image_id, decision, wanted)
-    return _back(version, "/test" if form.get("test") else "")
+    return _back(version, "/test" if form.get("test") else "", at=_number(form, "at"))
 
 
 @router.post("/apply")
@@ -227,9 +227,14 @@ def review_test(
 
 def _version_of(session: Session, owner_id: str, dataset_id: str, form: dict[str, str]) -> DatasetVersion:
     dataset = find_dataset(session, owner_id, dataset_id)
-    number = form.get("version", "")
-    return _version(session, dataset, int(number) if number.isdecimal() and len(number) < 9 else None)
+    return _version(session, dataset, _number(form, "version"))
 
 
-def _back(version: DatasetVersion, page: str = "") -> RedirectResponse:
-    return see_other(f"/datasets/{version.dataset_id}/label-desk{page}?version={version.number}")
+def _number(form: dict[str, str], name: str) -> int | None:
+    value = form.get(name, "")
+    return int(value) if value.isdecimal() and len(value) < 9 else None
+
+
+def _back(version: DatasetVersion, page: str = "", *, at: int | None = None) -> RedirectResponse:
+    place = "" if at is None else f"&at={at}"
+    return see_other(f"/datasets/{version.dataset_id}/label-desk{page}?version={version.number}{place}")

@@ -161,6 +161,42 @@ def test_skipping_past_the_last_test_picture_begins_again(desk: Desk) -> None:
     assert "No test picture is left to look at" in desk.page(f"/test?version=1&at={skipped[1]}")
 
 
+def hidden(page: str) -> dict[str, str]:
+    """The hidden fields of the form by which a picture is decided."""
+    form = re.search(r'<form class="stack stack--tight".*?</form>', page, re.DOTALL)
+    assert form
+    return dict(re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', form[0]))
+
+
+@pytest.mark.parametrize("where", ["", "/test"])
+def test_what_was_skipped_stays_skipped_when_the_next_is_decided(desk: Desk, where: str) -> None:
+    desk.find()
+    first = hidden(desk.page(where))
+    skip = re.search(r'href="[^"]+(\?version=1&amp;at=\d+)" data-key="s"', desk.page(where))
+    assert skip
+    second = hidden(desk.page(where + skip[1].replace("&amp;", "&")))
+    after = desk.press("decide", **second, decision="dismiss")
+    third = hidden(checked(desk.browser.get(after)))
+    assert len({one["image_id"] for one in (first, second, third)}) == 3, "not the skipped one again"
+    for _ in range(6):  # on to the end, and then the skipped one
+        if third["image_id"] == first["image_id"]:
+            break
+        third = hidden(checked(desk.browser.get(desk.press("decide", **third, decision="dismiss"))))
+    assert third["image_id"] == first["image_id"]
+
+
+def test_a_decision_taken_back_is_shown_again(desk: Desk) -> None:
+    desk.find()
+    second = {"version": "1", "image_id": desk.ids["dog/1.png"], "at": "1"}
+    page = checked(desk.browser.get(desk.press("decide", **second, decision="dismiss")))
+    undo = re.search(r'<figcaption class="thumb__line">.*?</form>', page, re.DOTALL)
+    assert undo
+    fields = dict(re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', undo[0]))
+    page = checked(desk.browser.get(desk.press("decide", **fields, decision="forget")))
+    assert "Is this “dog”?" in page
+    assert desk.press("decide", **{**second, "at": "nonsense"}, decision="dismiss") == f"{desk.address}?version=1"
+
+
 def test_the_same_over_rest(desk: Desk, ada: Caller) -> None:
     path = f"/api/v1/dataset-versions/{desk.version.id}"
     assert ada.client.get(f"{path}/label-suggestions").json()["status"] == "none"
