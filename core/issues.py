@@ -1,4 +1,4 @@
-"""What is wrong or odd in a dataset version, as rows that are frozen with it: written once by SQL, listed and counted from an index.
+"""What is wrong or odd in a dataset version, as rows that are frozen with it: written once, listed and counted from an index.
 
 Pairs of near duplicates are facts about two pictures (`near_pairs`), found when pictures are ingested; which of them matter in a version,
 across which splits and classes, is read off its rows here. So a version made by moving pictures gets its own issues without a picture
@@ -11,11 +11,12 @@ from itertools import combinations
 from typing import Any
 
 from sqlalchemy import ColumnElement, String, and_, cast, func, insert, literal, null, or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
+from core.near_pairs import near_pairs
 from core.paging import DEFAULT_LIMIT, Page, checked_limit, decode_cursor, encode_cursor, wrong_query
 from core.quality import Flag, bit
-from core.tables import DatasetVersion, ImageLook, NearPair, ReceiptRow, Split, VersionImage, VersionIssue
+from core.tables import DatasetVersion, ImageLook, ReceiptRow, Split, VersionImage, VersionIssue
 
 FEWEST = 10  # pictures of a class below this: too small to say much about
 MOST_UNEQUAL = 10  # times as many pictures in the largest class as in the smallest
@@ -39,7 +40,6 @@ class Kind(StrEnum):
 
 
 _CODES = {"duplicate": Kind.DUPLICATES, "leak": Kind.LEAKS, "label_conflict": Kind.CONFLICTS}
-_A, _B = aliased(VersionImage, name="a"), aliased(VersionImage, name="b")
 _TEST_FIRST = (Split.TEST, Split.VALIDATION, Split.TRAIN)
 _AT_ONCE = 5000
 _COLUMNS = ["version_id", "kind", "number", "image_id", "other_id", "score", "detail"]
@@ -56,10 +56,7 @@ def record_issues(session: Session, version: DatasetVersion, *, upload_id: str |
     if upload_id is not None:
         for code, kind in _CODES.items():
             _write(session, version, kind, _exact(upload_id, code))
-    near = _near(version)
-    _write(session, version, Kind.NEAR_DUPLICATES, near)
-    _write(session, version, Kind.LEAKS, near.where(_A.split != _B.split))
-    _write(session, version, Kind.CONFLICTS, near.where(_A.label != _B.label))
+    _write_near(session, version)
     _write_torn_groups(session, version)
     for flag in Flag:
         _write(session, version, Kind(flag.value), _flagged(version, flag))
@@ -73,8 +70,7 @@ def record_issues(session: Session, version: DatasetVersion, *, upload_id: str |
 
 def _write(session: Session, version: DatasetVersion, kind: Kind, rows: Any) -> None:
     """Rows of (image, other image, score, detail), numbered in their order after those of the same kind that are there."""
-    mine = (VersionIssue.version_id == version.id, VersionIssue.kind == kind.value)
-    there = session.scalar(select(func.count()).select_from(VersionIssue).where(*mine)) or 0
+    there = _count(session, version, kind)
     found = rows.subquery()
     number = func.row_number().over(order_by=(found.c.place, found.c.second)) - 1 + there
     values = (literal(version.id), literal(kind.value), number, found.c.image, found.c.other, found.c.score)
@@ -93,20 +89,34 @@ def _exact(upload_id: str, code: str) -> Any:
     ).where(ReceiptRow.upload_id == upload_id, ReceiptRow.code == code)
 
 
-def _near(version: DatasetVersion) -> Any:
-    return (
-        select(
-            _A.ordinal.label("place"),
-            _B.ordinal.label("second"),
-            _A.image_id.label("image"),
-            _B.image_id.label("other"),
-            NearPair.score.label("score"),
-            literal("").label("detail"),
-        )
-        .select_from(NearPair)
-        .join(_A, and_(_A.version_id == version.id, _A.image_id == NearPair.image_id))
-        .join(_B, and_(_B.version_id == version.id, _B.image_id == NearPair.other_id))
-    )
+def _write_near(session: Session, version: DatasetVersion) -> None:
+    """Near duplicates, and which of them are in two splits or in two classes."""
+    kinds = (Kind.NEAR_DUPLICATES, Kind.LEAKS, Kind.CONFLICTS)
+    there = {kind: _count(session, version, kind) for kind in kinds}
+    for some in near_pairs(session, version):
+        parted = {Kind.NEAR_DUPLICATES: some}
+        parted[Kind.LEAKS] = [pair for pair in some if pair.one.split != pair.other.split]
+        parted[Kind.CONFLICTS] = [pair for pair in some if pair.one.label != pair.other.label]
+        rows = [
+            {
+                "version_id": version.id,
+                "kind": kind.value,
+                "number": number,
+                "image_id": pair.one.image_id,
+                "other_id": pair.other.image_id,
+                "score": pair.score,
+            }
+            for kind in kinds
+            for number, pair in enumerate(parted[kind], there[kind])
+        ]
+        there = {kind: there[kind] + len(parted[kind]) for kind in kinds}
+        session.execute(insert(VersionIssue), rows)
+
+
+def _count(session: Session, version: DatasetVersion, kind: Kind) -> int:
+    """Issues of this kind that are there."""
+    mine = (VersionIssue.version_id == version.id, VersionIssue.kind == kind.value)
+    return session.scalar(select(func.count()).select_from(VersionIssue).where(*mine)) or 0
 
 
 def _write_torn_groups(session: Session, version: DatasetVersion) -> None:
@@ -128,8 +138,7 @@ def _write_torn_groups(session: Session, version: DatasetVersion) -> None:
         for one, two in combinations(_TEST_FIRST, 2)
         if one in places and two in places
     )
-    mine = (VersionIssue.version_id == version.id, VersionIssue.kind == Kind.LEAKS.value)
-    there = session.scalar(select(func.count()).select_from(VersionIssue).where(*mine)) or 0
+    there = _count(session, version, Kind.LEAKS)
     for start in range(0, len(pairs), _AT_ONCE):
         some = pairs[start : start + _AT_ONCE]
         asked = {place for one, two, _ in some for place in (one, two)}
@@ -155,15 +164,15 @@ def _write_torn_groups(session: Session, version: DatasetVersion) -> None:
 def _flagged(version: DatasetVersion, flag: Flag) -> Any:
     return (
         select(
-            _A.ordinal.label("place"),
+            VersionImage.ordinal.label("place"),
             literal(0).label("second"),
-            _A.image_id.label("image"),
+            VersionImage.image_id.label("image"),
             cast(null(), String(36)).label("other"),
-            cast(null(), NearPair.score.type).label("score"),
+            cast(null(), VersionIssue.score.type).label("score"),
             literal("").label("detail"),
         )
-        .join(ImageLook, ImageLook.image_id == _A.image_id)
-        .where(_A.version_id == version.id, ImageLook.flags.bitwise_and(bit(flag)) != 0)
+        .join(ImageLook, ImageLook.image_id == VersionImage.image_id)
+        .where(VersionImage.version_id == version.id, ImageLook.flags.bitwise_and(bit(flag)) != 0)
     )
 
 

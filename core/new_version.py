@@ -11,13 +11,14 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
-from sqlalchemy import ColumnElement, and_, case, collate, delete, func, insert, literal, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, case, collate, delete, func, insert, literal, select, update
+from sqlalchemy.orm import Session
 
 from core.errors import Conflict, FieldProblem, InputInvalid, UploadRejected
 from core.issues import record_issues
+from core.near_pairs import near_pairs
 from core.splits import NOBODY_SAID, ORDER, Pictures, assign_splits, join_units
-from core.tables import Dataset, DatasetVersion, Image, NearPair, Split, VersionImage, utc_now
+from core.tables import Dataset, DatasetVersion, Image, Split, VersionImage, utc_now
 from core.version_changes import GroupBy, Resplit, VersionChanges
 
 AT_ONCE = 5000  # values in one statement: SQLite allows 32,766, PostgreSQL 65,535
@@ -225,14 +226,8 @@ def _read(session: Session, version: DatasetVersion, *, keep_groups: bool) -> tu
 
 def _near(session: Session, version: DatasetVersion, ordinals: Any) -> tuple[Any, Any]:
     """Pairs of near duplicates in a version, as indices into these ordinals."""
-    one, other = aliased(VersionImage), aliased(VersionImage)
-    rows = session.execute(
-        select(one.ordinal, other.ordinal)
-        .select_from(NearPair)
-        .join(one, and_(one.version_id == version.id, one.image_id == NearPair.image_id))
-        .join(other, and_(other.version_id == version.id, other.image_id == NearPair.other_id))
-    )
-    pairs = np.array([tuple(row) for row in rows], np.int64).reshape(-1, 2)
+    found = [(pair.one.ordinal, pair.other.ordinal) for some in near_pairs(session, version) for pair in some]
+    pairs = np.array(found, np.int64).reshape(-1, 2)
     order = np.argsort(ordinals)
     places = order[np.searchsorted(ordinals, pairs, sorter=order)]
     return places[:, 0], places[:, 1]

@@ -1,0 +1,54 @@
+"""Pairs of near duplicates (`near_pairs`) within a dataset version, some thousand pictures at a time.
+
+In plain queries by ids: joined in one, SQLite took the pictures of a version times themselves, within a writing transaction.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core.tables import DatasetVersion, NearPair, Split, VersionImage
+
+_AT_ONCE = 5000
+
+
+class Place(NamedTuple):
+    """A picture's place in the version."""
+
+    ordinal: int
+    image_id: str
+    label: int
+    split: Split
+
+
+class Near(NamedTuple):
+    """Two pictures of a version that are one; the first has the lower id."""
+
+    one: Place
+    other: Place
+    score: float
+
+
+_COLUMNS = (VersionImage.ordinal, VersionImage.image_id, VersionImage.label, VersionImage.split)
+
+
+def near_pairs(session: Session, version: DatasetVersion) -> Iterator[list[Near]]:
+    """Every pair of which both are in the version, by the ordinals of the first and of the second."""
+    mine = VersionImage.version_id == version.id
+    query, last = select(*_COLUMNS).where(mine).order_by(VersionImage.ordinal).limit(_AT_ONCE), None
+    while rows := session.execute(query if last is None else query.where(VersionImage.ordinal > last)).all():
+        last = rows[-1].ordinal
+        places = {row.image_id: Place(*row) for row in rows}
+        pairs = session.execute(
+            select(NearPair.image_id, NearPair.other_id, NearPair.score).where(NearPair.image_id.in_(places))
+        ).all()
+        elsewhere = sorted({other for _, other, _ in pairs} - places.keys())
+        for start in range(0, len(elsewhere), _AT_ONCE):
+            asked = VersionImage.image_id.in_(elsewhere[start : start + _AT_ONCE])
+            for row in session.execute(select(*_COLUMNS).where(mine, asked)):
+                places[row.image_id] = Place(*row)
+        found = [Near(places[one], places[other], score) for one, other, score in pairs if other in places]
+        if found:
+            yield sorted(found)
