@@ -56,7 +56,8 @@ def plain_copy(model: keras.Model) -> keras.Model:
 
     def make(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
-        config["trainable"] = False  # a BatchNormalization answers by its stored statistics, whoever calls it
+        if isinstance(layer, keras.layers.Layer):  # an operation (VGG's turn of channels) has nothing that learns
+            config["trainable"] = False  # a BatchNormalization answers by its stored statistics, whoever calls it
         return stock.get(type(layer), type(layer)).from_config(config)
 
     copy = keras.models.clone_model(model, clone_function=make)

@@ -12,7 +12,7 @@ import core.backbones
 from worker.training.applications import APPLICATIONS
 from worker.training.backbones import build_backbone
 from worker.training.folding import fold, folded_into
-from worker.training.graph import single_tensor_places
+from worker.training.graph import single_tensor_places, weight_names
 
 # where Keras' files put an underscore into a class name: LayerScale -> layer_scale, but Conv2D -> conv2d
 _CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])")
@@ -93,7 +93,13 @@ def variable_rows(model: keras.Model) -> list[list[Any]]:
     for layer in model.layers:
         if layer.weights:
             kind = _CAPITAL.sub("_", type(layer).__name__.removeprefix("Fixed").removeprefix("Quick")).lower()
-            rows.append([layer.name, kind, [[one.name, list(one.shape)] for one in layer.weights]])
+            rows.append(
+                [
+                    layer.name,
+                    kind,
+                    [[name, list(one.shape)] for name, one in zip(weight_names(layer), layer.weights, strict=True)],
+                ]
+            )
     return rows
 
 

@@ -3,9 +3,12 @@
 Operations that are no layers (VGG's turn of channels) count as places on the way, never as places to cut at.
 """
 
+import re
 from collections.abc import Sequence
 
 import keras
+
+_NUMBERED = re.compile(r"variable(_\d+)?")
 
 
 def parents(model: keras.Model) -> dict[str, tuple[str, ...]]:
@@ -60,3 +63,12 @@ def _with_names(model: keras.Model, names: Sequence[str]) -> list[str]:
 def learned(layer: keras.layers.Layer) -> bool:
     """True when the layer has weights that a phase could train."""
     return any(variable.trainable for variable in layer.variables) or bool(layer.trainable_weights)
+
+
+def weight_names(layer: keras.layers.Layer) -> list[str]:
+    """Names of a layer's weights, in its order, the same in every process.
+
+    Keras numbers the weights that it made without a name through the whole process (ConvNeXt's layer scale: `variable_54`); here
+    they have their place.
+    """
+    return [f"weight_{place}" if _NUMBERED.fullmatch(one.name) else one.name for place, one in enumerate(layer.weights)]

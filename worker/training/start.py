@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from core.errors import WeightsUnavailable
 from worker.training.folding import fold
+from worker.training.graph import weight_names
 
 Arrays = Mapping[str, NDArray[np.float32]]
 
@@ -53,7 +54,11 @@ def read_start(path: Path, whole: keras.Model, cut_layer: str | None) -> tuple[s
 
 def named_variables(model: keras.Model) -> dict[str, Any]:
     """ "layer/variable" -> variable, in the model's order."""
-    return {f"{layer.name}/{variable.name}": variable for layer in model.layers for variable in layer.weights}
+    return {
+        f"{layer.name}/{name}": variable
+        for layer in model.layers
+        for name, variable in zip(weight_names(layer), layer.weights, strict=True)
+    }
 
 
 def assign_all(model: keras.Model, arrays: Arrays) -> None:
