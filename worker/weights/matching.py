@@ -1,6 +1,7 @@
 """Matches the arrays of a file with the weights of a backbone: by name and shape, else by order and shape, and says which."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,11 +77,12 @@ def _by_name(groups: Sequence[Group], wanted: Sequence[LayerVariables], form: st
             known.setdefault(group.layer, []).append((number, group))
     found = Match(form, "name")
     used: set[int] = set()
+    called = _numbered_names(known, wanted)
     for layer in wanted:
         taken = next(
             (
                 (number, arrays)
-                for number, group in known.get(layer.layer, ())
+                for number, group in known.get(called.get(layer.layer, layer.layer), ())
                 if (arrays := _fitting(group, layer)) is not None
             ),
             None,
@@ -90,6 +92,27 @@ def _by_name(groups: Sequence[Group], wanted: Sequence[LayerVariables], form: st
             used.add(taken[0])
     found.unexpected = list(_left_over(groups, used))
     return found
+
+
+def _numbered_names(names: Iterable[str], wanted: Sequence[LayerVariables]) -> dict[str, str]:
+    """Layer -> its name in the file, for layers without a name of their own.
+
+    Keras numbers those through the whole process that made them (`layer_normalization_3`): where the file has other numbers than
+    ours, they are taken in the order of the numbers.
+    """
+    called: dict[str, str] = {}
+    for kind in {layer.kind for layer in wanted}:
+        ours = sorted((number, layer.layer) for layer in wanted if (number := _number(layer.layer, kind)) is not None)
+        theirs = sorted((number, name) for name in names if (number := _number(name, kind)) is not None)
+        if not {name for _, name in ours} <= {name for _, name in theirs}:
+            called.update((mine, name) for (_, mine), (_, name) in zip(ours, theirs, strict=False))
+    return called
+
+
+def _number(name: str, kind: str) -> int | None:
+    """`conv2d` 0, `conv2d_7` 7; None for a name of its own."""
+    found = re.fullmatch(rf"{kind}(?:_(\d+))?", name)
+    return None if found is None else int(found[1] or 0)
 
 
 def _fitting(group: Group, layer: LayerVariables) -> list[NDArray[Any]] | None:
