@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import Query, Request
+from fastapi import Depends, Request
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -13,7 +13,7 @@ from app.api.routing import Sorted, api_router
 from app.api.schemas.base import Listed
 from app.api.schemas.models import FormatOut, ModelOut, ModelPatch, PredictionsOut
 from app.dependencies import House, Person, ReadSession, TheHouse, WriteSession
-from app.downloading import download
+from app.downloading import DownloadWish, download
 from app.predicting import predict_pictures, read_pictures
 from app.presenting import model_out
 from core import catalog, models
@@ -112,10 +112,9 @@ def download_model(
     session: ReadSession,
     house: TheHouse,
     person: Person,
-    phase: Annotated[
-        str | None, Query(max_length=20, description="frozen or fine_tune; without: the chosen one")
-    ] = None,
+    wish: Annotated[DownloadWish, Depends()],
 ) -> Response:
     """Download a file of a model. Range and ETag are honoured."""
     model = models.find_model(session, person.id, model_id)
-    return download(request, house.storage, model, models.ready_export(session, model, file_format), phase)
+    export = models.ready_export(session, model, file_format)
+    return download(request, house.storage, model, export, wish)

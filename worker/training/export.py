@@ -1,8 +1,8 @@
 """The download: a SavedModel with three signatures, checked in a clean process, and a zip that explains and proves itself.
 
 `export_model` writes into `folder`: `saved_model/` and `saved_model.zip` (saved_model/, labels.json, model_card.md,
-training_config.json, golden/, verify.py). The reference is the trainer's own network on the same pixels; a download that answers
-otherwise is never given out.
+training_config.json, golden/, golden_generated/, verify.py). The reference is the trainer's own network on the same pixels; a download
+that answers otherwise is never given out.
 """
 
 import hashlib
@@ -144,7 +144,10 @@ def export_model(
         write_checked(package / "checked", checked, decode, reference)
         pictures = map(decode, spread(checked, GOLDEN_PICTURES)) if checked else patterns(config.seed)
         write_pictures(package / "golden", pictures, reference, side=GOLDEN_SIDE)
-        agreement = check_in_clean_process(saved, package / "checked", package / "golden")
+        # for who gives the model away without showing the pictures: the site then leaves golden/ out (app/downloading.py)
+        write_pictures(package / "golden_generated", patterns(config.seed), reference, side=GOLDEN_SIDE)
+        folders = [package / name for name in ("checked", "golden", "golden_generated")]
+        agreement = check_in_clean_process(saved, *folders)
         _write_papers(package, config, class_names, agreement, doubt)
         size, digest = write_zip(folder / "saved_model.zip", _members(saved, package))
     return ExportResult("saved_model", size, digest, agreement)

@@ -1,8 +1,10 @@
 """Models over REST: predict, download."""
 
 import base64
+import io
 import json
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -149,6 +151,36 @@ def test_a_download_honours_range_and_etag(ada: Caller, owned: Belongings) -> No
     assert ada.client.get(path, headers={"Range": "bytes=5000-"}).status_code == 416
     assert ada.client.get(path, headers={"If-None-Match": whole.headers["etag"]}).status_code == 304
     assert ada.client.head(path).headers["content-length"] == "2048"
+
+
+def test_a_download_without_test_pictures_is_resumed_too(ada: Caller, owned: Belongings, house: House) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as out:
+        for name in ("golden/one.png", "golden_generated/one.png", "labels.json"):
+            out.writestr(zipfile.ZipInfo(name), name * 1000)
+    house.storage.put(f"models/{owned.run_id}/saved_model.zip", packed.getvalue())
+    path = f"/api/v1/models/{owned.model_id}/download/saved_model"
+    asked = {"golden": "generated"}
+    whole = ada.client.get(path, params=asked)
+    with zipfile.ZipFile(io.BytesIO(whole.content)) as found:
+        assert found.read("golden/one.png") == b"golden_generated/one.png" * 1000
+        assert sorted(found.namelist()) == ["golden/one.png", "labels.json"]
+    assert whole.headers["etag"] != ada.client.get(path).headers["etag"]
+    assert "without-test-pictures.zip" in whole.headers["content-disposition"]
+    rest = ada.client.get(path, params=asked, headers={"Range": "bytes=100-", "If-Range": whole.headers["etag"]})
+    assert (rest.status_code, rest.content) == (206, whole.content[100:])
+    assert ada.client.get(path, params={"golden": "mine"}).status_code == 422
+
+
+def test_an_old_file_has_no_generated_pictures(ada: Caller, owned: Belongings, house: House) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as out:
+        out.writestr("golden/one.png", "x")
+    house.storage.put(f"models/{owned.run_id}/saved_model.zip", packed.getvalue())
+    path = f"/api/v1/models/{owned.model_id}/download/saved_model"
+    refused = ada.client.get(path, params={"golden": "generated"})
+    assert refused.status_code == 422
+    assert "built before" in refused.json()["detail"]
 
 
 def test_what_is_not_ready_cannot_be_downloaded(ada: Caller, owned: Belongings) -> None:

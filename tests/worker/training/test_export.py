@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from app.downloading import swap_golden
 from core.training_config import FrozenPhase, Head, TrainingConfig
 from tests.worker.training.doubts import doubt_of
 from worker.training.export import (
@@ -146,6 +147,25 @@ def test_the_zip_holds_everything_that_explains_the_model(unpacked: Path) -> Non
 def test_golden_pictures_tell_nothing_of_the_person_s_files(unpacked: Path) -> None:
     assert "zdj" not in (unpacked / "golden" / "expected.json").read_text(encoding="utf-8")
     assert "original" not in json.loads((unpacked / "golden" / "expected.json").read_text())["pictures"][0]
+
+
+def test_a_download_without_test_pictures_has_none_and_proves_itself(
+    result: ExportResult, folder: Path, tmp_path: Path
+) -> None:
+    assert result.format == "saved_model"
+    swap_golden(folder / "saved_model.zip", tmp_path / "one.zip")
+    swap_golden(folder / "saved_model.zip", tmp_path / "two.zip")
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    with zipfile.ZipFile(folder / "saved_model.zip") as whole, zipfile.ZipFile(tmp_path / "one.zip") as without:
+        assert without.testzip() is None
+        without.extractall(tmp_path / "unpacked")
+        shown = {whole.read(name) for name in whole.namelist() if name.startswith("golden/")}
+        left = {without.read(name) for name in without.namelist()}
+        assert {name for name in whole.namelist() if not name.startswith("golden")} < set(without.namelist())
+    assert len(shown) > 1
+    assert not shown & left
+    done = _verify(tmp_path / "unpacked")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "The answers agree.")
 
 
 def test_the_zip_s_own_check_passes_and_fails_when_an_answer_is_wrong(unpacked: Path) -> None:
