@@ -14,11 +14,12 @@ import numpy as np
 from sqlalchemy import ColumnElement, case, collate, delete, func, insert, literal, select, update
 from sqlalchemy.orm import Session
 
+from core.datasets import latest_version
 from core.errors import Conflict, FieldProblem, InputInvalid, UploadRejected
 from core.issues import record_issues
 from core.near_pairs import near_pairs
 from core.splits import NOBODY_SAID, ORDER, Pictures, assign_splits, join_units
-from core.tables import Dataset, DatasetVersion, Image, Split, VersionImage, utc_now
+from core.tables import Dataset, DatasetVersion, Decision, Image, LabelDecision, Split, VersionImage, utc_now
 from core.version_changes import GroupBy, Resplit, VersionChanges
 
 AT_ONCE = 5000  # values in one statement: SQLite allows 32,766, PostgreSQL 65,535
@@ -45,6 +46,7 @@ def change_version(
     dataset = _held(session, base)
     _check_changes(session, dataset, base, changes)
     names = _names_after(base, changes)
+    _keep_decisions(session, dataset, names, changes)
     version = _new_row(session, dataset, base, sorted({*names.values(), *(one.class_name for one in changes.relabel)}))
     _copy(session, base, version, names)
     _apply(session, version, changes)
@@ -54,6 +56,8 @@ def change_version(
     _number(session, version)
     _sum_up(session, version)
     if not changes.is_empty:  # what was there once may be there again
+        if version.fingerprint == base.fingerprint:
+            raise Conflict(f"Nothing would be different from version {base.number}.")
         _check_result(version)
     record_issues(session, version)
     version.notes = [f"Made from version {base.number}.", *notes, *_sentences(changes), *_warnings(version)]
@@ -70,8 +74,10 @@ def _held(session: Session, base: DatasetVersion) -> Dataset:
 
 
 def _check_changes(session: Session, dataset: Dataset, base: DatasetVersion, changes: VersionChanges) -> None:
-    if changes.is_empty and base.number == _highest(session, dataset):
-        raise Conflict(f"Nothing would be different from version {base.number}, which is the newest.")
+    if changes.is_empty:
+        newest = latest_version(session, dataset.id)
+        if newest is not None and newest.fingerprint == base.fingerprint:
+            raise Conflict(f"Nothing would be different from version {newest.number}, which is the newest.")
     for field, names in (
         ("rename", changes.rename),
         *((f"merge.{index}", merge.class_names) for index, merge in enumerate(changes.merge)),
@@ -116,6 +122,24 @@ def _names_after(base: DatasetVersion, changes: VersionChanges) -> dict[str, str
         if count > 1 and name not in wanted:
             raise _bad("rename", f'Two classes would be called "{name}". To make them one class, merge them.', name)
     return names
+
+
+def _keep_decisions(session: Session, dataset: Dataset, names: dict[str, str], changes: VersionChanges) -> None:
+    """What was said at the label desk goes by the new names of classes, and a picture that gets another class here has had its last word.
+
+    Otherwise a decision that was carried out would seem to wait again.
+    """
+    mine = LabelDecision.dataset_id == dataset.id
+    renamed = {old: new for old, new in names.items() if old != new}
+    if renamed:
+        said = update(LabelDecision).where(mine, LabelDecision.class_name.in_(renamed))
+        new_name = case(renamed, value=LabelDecision.class_name, else_=LabelDecision.class_name)
+        session.execute(_quiet(said.values(class_name=new_name)))
+    for one in changes.relabel:
+        other = (LabelDecision.decision == Decision.RELABEL, LabelDecision.class_name != one.class_name)
+        for some in chunks(one.image_ids):
+            said = update(LabelDecision).where(mine, LabelDecision.image_id.in_(some), *other)
+            session.execute(_quiet(said.values(class_name=one.class_name)))
 
 
 def _new_row(session: Session, dataset: Dataset, base: DatasetVersion, class_names: list[str]) -> DatasetVersion:

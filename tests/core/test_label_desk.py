@@ -1,5 +1,6 @@
 """The label desk's verbs: decisions are kept, test is apart, and changed labels make the next version."""
 
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -7,13 +8,16 @@ from sqlalchemy.orm import Session
 
 from core import label_desk
 from core.database import Database
-from core.datasets import Placed, VersionDraft, add_version, create_dataset, remember_image
+from core.datasets import Placed, VersionDraft, add_version, create_dataset, placed_pictures, remember_image
 from core.errors import Conflict, Fenced, InputInvalid, NotFound
 from core.leases import LABEL_CHECK_LIFE, LIVES, claim
+from core.new_version import change_version
 from core.presets import PRESETS
 from core.queue import Queue
 from core.runs import NewRun, create_runs
 from core.tables import DatasetVersion, Decision, LabelCheckStatus, Split, User
+from core.version_changes import VersionChanges
+from tests.core import rows
 from tests.core.rows import RememberingQueue
 
 pytestmark = pytest.mark.both_databases
@@ -40,8 +44,6 @@ def make_version(session: Session, user: User | None = None) -> DatasetVersion:
 
 def images(session: Session, version: DatasetVersion) -> dict[str, str]:
     """Picture ids by file name."""
-    from core.datasets import placed_pictures  # noqa: PLC0415
-
     return {one.filename: one.image_id for one in placed_pictures(session, version)}
 
 
@@ -50,12 +52,12 @@ def checked(session: Session, version: DatasetVersion, doubted: list[tuple[str, 
     label_desk.request_check(session, None, version)
     held = claim(session, LABEL_CHECK_LIFE, "tests", 60)
     assert held is not None
-    rows = [
+    found = [
         {"image_id": one, "given": given, "suggested": other, "given_probability": 0.1, "likely": likely}
         | {"suggested_probability": 0.8}
         for one, given, other, likely in doubted
     ]
-    label_desk.finish_ready(session, held, rows, version.class_names, {"pictures": 24})
+    label_desk.finish_ready(session, held, found, version.class_names, {"pictures": 24})
 
 
 @pytest.fixture
@@ -124,6 +126,68 @@ def test_accepted_labels_make_the_next_version_and_leave_the_test_alone(session:
     tested = label_desk.apply_decisions(session, after, test=True)
     assert tested.test_fingerprint != version.test_fingerprint
     assert any("not comparable" in note for note in tested.notes)
+
+
+def changed(session: Session, base: DatasetVersion, **changes: object) -> DatasetVersion:
+    """The next version by hand."""
+    return change_version(session, base, VersionChanges.model_validate(changes))
+
+
+def test_decisions_follow_the_names_of_classes_and_do_not_wait_again(session: Session) -> None:
+    version = make_version(session)
+    ids = images(session, version)
+    label_desk.decide(session, version, ids["cat/0.png"], Decision.RELABEL, "dog")
+    after = label_desk.apply_decisions(session, version, test=False)
+    label_desk.decide(session, after, ids["cat/1.png"], Decision.RELABEL, "fox")  # not applied yet
+    swapped = changed(session, after, rename={"cat": "dog", "dog": "cat"})
+    waiting = label_desk.Pending(ids["cat/1.png"], Split.TRAIN, "fox")
+    assert label_desk.pending(session, swapped) == [waiting]
+    renamed = changed(session, swapped, rename={"fox": "vixen", "cat": "hound"})
+    assert label_desk.pending(session, renamed) == [replace(waiting, class_name="vixen")]
+    merged = changed(session, renamed, merge=[{"class_names": ["hound", "vixen"], "into": "canine"}])
+    assert label_desk.pending(session, merged) == [replace(waiting, class_name="canine")]
+    applied = label_desk.apply_decisions(session, merged, test=False)
+    assert (applied.class_names, applied.counts["dog"]["train"]) == (["canine", "dog"], 4)
+    assert label_desk.pending(session, applied) == []
+
+
+def test_a_label_given_by_hand_is_the_last_word(session: Session) -> None:
+    version = make_version(session)
+    ids = images(session, version)
+    label_desk.decide(session, version, ids["cat/0.png"], Decision.RELABEL, "dog")
+    after = label_desk.apply_decisions(session, version, test=False)
+    by_hand = changed(session, after, relabel=[{"image_ids": [ids["cat/0.png"]], "class_name": "fox"}])
+    assert label_desk.pending(session, by_hand) == []
+    label_desk.decide(session, by_hand, ids["cat/1.png"], Decision.RELABEL, "fox")
+    without = changed(session, by_hand, remove=[ids["cat/0.png"], *(ids[f"fox/{number}.png"] for number in range(10))])
+    assert without.class_names == ["cat", "dog"]
+    assert label_desk.pending(session, without) == [], "a class that is gone does not come back"
+
+
+def test_what_waits_is_read_from_the_decisions_not_from_every_picture(database: Database) -> None:
+    if not database.is_sqlite:
+        pytest.skip("counts the steps of SQLite")
+    taken = []
+    with database.write() as session:
+        for each in (20, 400):
+            version = rows.version(session, rows.person(session), each=each, name=f"{each} each")
+            some = [one.image_id for one in placed_pictures(session, version) if one.class_name == "class 0"]
+            for image_id in some[:4]:
+                label_desk.decide(session, version, image_id, Decision.RELABEL, "class 1")
+            session.flush()
+            taken.append(0)
+
+            def count() -> int:
+                taken[-1] += 1
+                return 0
+
+            connection = session.connection().connection.driver_connection
+            assert connection is not None
+            connection.set_progress_handler(count, 10)
+            waiting = label_desk.pending(session, version)
+            connection.set_progress_handler(None, 10)
+            assert len(waiting) == 4
+    assert taken[1] < 2 * taken[0], taken
 
 
 def test_a_dismissal_holds_for_later_versions_as_long_as_the_class_is_the_same(session: Session) -> None:

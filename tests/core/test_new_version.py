@@ -244,3 +244,26 @@ def test_a_difference_names_every_picture_once_and_counts_them(database: Databas
         assert (both.before.class_name, both.after.class_name) == ("class 0", "class 1")
         assert (both.before.split, both.after.split) == (Split.TRAIN, Split.VALIDATION)
         assert version_diff(session, base, base).is_empty
+
+
+def test_changes_that_change_nothing_make_no_version(database: Database) -> None:
+    with database.write() as session:
+        base = version(session, person(session))
+        first = ids(session, base, "class 0", "train")[0]
+        nothing: list[dict[str, object]] = [
+            {"move": [{"image_ids": [first], "split": "train"}]},
+            {"relabel": [{"image_ids": [first], "class_name": "class 0"}]},
+            {"rename": {"class 0": "class 0"}},
+        ]
+    for changes in nothing:
+        with pytest.raises(Conflict, match="Nothing would be different from version 1"), database.write() as session:
+            made(session, session.get_one(DatasetVersion, base.id), **changes)
+    with database.write() as session:
+        base = session.get_one(DatasetVersion, base.id)
+        second = made(session, base, move=[{"image_ids": [first], "split": "test"}])
+        third = made(session, base)  # takes the move back
+        assert (second.number, third.number, third.fingerprint) == (2, 3, base.fingerprint)
+    with pytest.raises(Conflict, match="from version 3, which is the newest"), database.write() as session:
+        made(session, session.get_one(DatasetVersion, base.id))
+    with database.read() as session:
+        assert session.scalar(select(func.count()).select_from(DatasetVersion)) == 3
