@@ -154,10 +154,11 @@ def read_version(version_id: str, session: ReadSession, person: Person) -> Versi
     response_class=StreamingResponse,
     responses={200: {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}},
 )
-def export_version(version_id: str, session: ReadSession, person: Person, house: TheHouse) -> StreamingResponse:
+def export_version(version_id: str, person: Person, house: TheHouse) -> StreamingResponse:
     """The version as a ZIP archive: every picture as it was uploaded, and `manifest.csv`. Uploaded again it makes the same fingerprint."""
-    version = datasets.find_version(session, person.id, version_id)
-    dataset = datasets.find_dataset(session, person.id, version.dataset_id)
+    with house.database.read() as session:  # closed before the archive is laid out, which takes long for many pictures
+        version = datasets.find_version(session, person.id, version_id)
+        dataset = datasets.find_dataset(session, person.id, version.dataset_id)
     archive = VersionZip(house.database, house.storage, dataset, version)
     named = quote(f"{dataset.name} {version.number}.zip", safe="")
     headers = {

@@ -217,13 +217,14 @@ def read_metrics(
     response_class=StreamingResponse,
     responses={200: {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}},
 )
-def read_bundle(run_id: str, session: ReadSession, house: TheHouse, person: Person) -> StreamingResponse:
+def read_bundle(run_id: str, house: TheHouse, person: Person) -> StreamingResponse:
     """What is needed to run it again anywhere: config, every picture's SHA-256, versions, seed, the command. Pictures are not in it."""
-    run = runs.find_run(session, person.id, run_id)
-    if run.dataset_version_id is None:
-        raise Conflict("The dataset of this run was deleted: there is nothing left to run it on again.")
-    version = find_version(session, person.id, run.dataset_version_id)
-    result = catalog.run_document(session, run.id, "result") or {}
+    with house.database.read() as session:  # closed before the bundle is written, which takes long for many pictures
+        run = runs.find_run(session, person.id, run_id)
+        if run.dataset_version_id is None:
+            raise Conflict("The dataset of this run was deleted: there is nothing left to run it on again.")
+        version = find_version(session, person.id, run.dataset_version_id)
+        result = catalog.run_document(session, run.id, "result") or {}
     file = write_bundle(house.database, house.settings, run, version, result)
     headers = {"Content-Disposition": f'attachment; filename="run-{run.id}.zip"'}
     return StreamingResponse(_closing(file), media_type="application/zip", headers=headers)

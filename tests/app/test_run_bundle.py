@@ -6,9 +6,15 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+from sqlalchemy.orm import Session
+
 from app.dependencies import House
+from core.database import Database
 from tests.app.people import Caller, belongings, original_of
 from worker.training.run_folder import read_run_folder
 
@@ -37,6 +43,33 @@ def test_a_bundle_and_an_export_make_a_run_folder(ada: Caller, house: House, tmp
     original = json.loads((tmp_path / "original.json").read_text(encoding="utf-8"))
     assert original["command"].startswith("python -m worker.training")
     assert original["seed"] == 0
+
+
+@pytest.mark.parametrize("where", ["runs/{one.run_id}/bundle", "dataset-versions/{one.version_id}/export"])
+def test_no_transaction_is_open_while_a_bundle_or_an_archive_is_written(
+    ada: Caller, house: House, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Laying out a version of many pictures takes long; on PostgreSQL it would hold a connection of the pool and ask for another."""
+    owned, read, at_once = belongings(house, ada.user), Database.read, []
+    opened: list[Session] = []
+
+    @contextmanager
+    def noted(database: Database) -> Iterator[Session]:
+        with read(database) as session:
+            opened.append(session)
+            at_once.append(sum(one.in_transaction() for one in opened))
+            yield session
+
+    def made(database: Database, *, writes: bool) -> Session:
+        opened.append(new_session(database, writes=writes))
+        return opened[-1]
+
+    new_session = Database.new_session
+    monkeypatch.setattr(Database, "read", noted)
+    monkeypatch.setattr(Database, "new_session", made)
+    assert ada.client.get("/api/v1/" + where.format(one=owned)).status_code == 200
+    assert len(at_once) >= 2
+    assert not any(at_once)
 
 
 def test_a_picture_that_the_export_lacks_is_said(ada: Caller, house: House, tmp_path: Path) -> None:
