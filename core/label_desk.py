@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, delete, func, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, joinedload
 
 from core.database import database_now
@@ -66,33 +67,46 @@ class Progress:
 
 def request_check(session: Session, queue: Queue | None, version: DatasetVersion) -> LabelCheck:
     """The check of this version: a new one, the one that is there, or one that failed or was cancelled, queued again."""
-    check = find_check(session, version)
-    if check is not None and check.status not in {LabelCheckStatus.FAILED, LabelCheckStatus.CANCELLED}:
-        return check
-    if check is None:
-        check = LabelCheck(owner_id=version.owner_id, version_id=version.id)
-        session.add(check)
-    check.status, check.error, check.finished_at = LabelCheckStatus.QUEUED, None, None
-    check.failures, check.cancel_requested_at = 0, None
-    check.progress = {"message": "Queued", "done": 0, "total": 0}
-    check.rung_at = session.scalar(select(database_now())) if queue is not None else None
-    session.flush()
-    if queue is not None:
+    again = {
+        "status": LabelCheckStatus.QUEUED,
+        "progress": {"message": "Queued", "done": 0, "total": 0},
+        "rung_at": None if queue is None else database_now(),
+    }
+    clean = {"error": None, "finished_at": None, "failures": 0, "cancel_requested_at": None}
+    # in one statement: two people may press at once
+    made = _insert(session, LabelCheck).values(owner_id=version.owner_id, version_id=version.id, **again)
+    ended_badly = LabelCheck.status.in_([LabelCheckStatus.FAILED, LabelCheckStatus.CANCELLED])
+    queued = made.on_conflict_do_update(index_elements=["version_id"], set_={**again, **clean}, where=ended_badly)
+    changed = session.scalar(queued.returning(LabelCheck.id)) is not None
+    check = session.scalars(_check_of(version).execution_options(populate_existing=True)).one()
+    if queue is not None and changed:
         queue.ring_after_commit(session, LABEL_CHECK_LIFE.queue)
     return check
 
 
+def _insert(session: Session, table: type[Any]) -> Any:
+    maker = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    return maker(table)
+
+
+def _check_of(version: DatasetVersion) -> Select[LabelCheck]:
+    return select(LabelCheck).where(LabelCheck.version_id == version.id)
+
+
 def find_check(session: Session, version: DatasetVersion) -> LabelCheck | None:
     """The check of this version, or None before somebody asked for one."""
-    return session.scalar(select(LabelCheck).where(LabelCheck.version_id == version.id))
+    return session.scalar(_check_of(version))
 
 
 def cancel_check(session: Session, check: LabelCheck) -> None:
     """Ask for its end; a check that waits ends at once, and one that has ended stays as it is."""
-    if check.status == LabelCheckStatus.QUEUED:
-        check.status, check.finished_at = LabelCheckStatus.CANCELLED, utc_now()
-    elif check.status == LabelCheckStatus.CHECKING:
-        check.cancel_requested_at = session.scalar(select(database_now()))
+    for status, values in (
+        (LabelCheckStatus.QUEUED, {"status": LabelCheckStatus.CANCELLED, "finished_at": utc_now()}),
+        (LabelCheckStatus.CHECKING, {"cancel_requested_at": database_now()}),
+    ):
+        mine = update(LabelCheck).where(LabelCheck.id == check.id, LabelCheck.status == status).values(**values)
+        session.execute(mine.execution_options(synchronize_session=False))
+    session.refresh(check)
 
 
 # --- the worker's side
@@ -274,13 +288,11 @@ def decide(
     place = find_place(session, version, image_id)
     given = version.class_names[place.label]
     wanted = _checked_class(version, decision, class_name, given)
-    row = session.get(LabelDecision, (version.dataset_id, image_id))
-    if row is None:
-        row = LabelDecision(dataset_id=version.dataset_id, image_id=image_id, owner_id=version.owner_id)
-        session.add(row)
-    row.decision, row.class_name, row.decided_at = decision, wanted, utc_now()
-    session.flush()
-    return row
+    key = {"dataset_id": version.dataset_id, "image_id": image_id}
+    said = {"decision": decision, "class_name": wanted, "decided_at": utc_now()}
+    written = _insert(session, LabelDecision).values(**key, owner_id=version.owner_id, **said)
+    session.execute(written.on_conflict_do_update(index_elements=list(key), set_=said))
+    return session.get_one(LabelDecision, tuple(key.values()), populate_existing=True)
 
 
 def _checked_class(version: DatasetVersion, decision: Decision, class_name: str | None, given: str) -> str:

@@ -1,5 +1,7 @@
 """The label desk's verbs: decisions are kept, test is apart, and changed labels make the next version."""
 
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
@@ -85,6 +87,59 @@ def test_a_check_is_asked_for_once_and_again_only_when_it_failed(session: Sessio
     assert (again.id, again.status, again.error) == (first.id, LabelCheckStatus.QUEUED, None)
     with pytest.raises(Fenced):
         label_desk.finish_cancelled(session, held)
+
+
+def all_at_once(database: Database, call: Callable[[Session], object]) -> None:
+    """Four people do the same, each in a transaction of its own."""
+    start, failed = threading.Barrier(4), []
+
+    def work() -> None:
+        start.wait()
+        try:
+            with database.write() as session:
+                call(session)
+        except Exception as error:  # noqa: BLE001 - a thread's error would be lost
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert failed == []
+
+
+def test_the_same_pressed_at_once_is_done_once(database: Database) -> None:
+    with database.write() as session:
+        version = make_version(session)
+        cat = images(session, version)["cat/0.png"]
+    queue = RememberingQueue()
+    all_at_once(database, lambda session: label_desk.request_check(session, cast("Queue", queue), version))
+    assert queue.rung == [LABEL_CHECK_LIFE.queue]
+    all_at_once(database, lambda session: label_desk.decide(session, version, cat, Decision.RELABEL, "dog"))
+    with database.read() as session:
+        assert [one.class_name for one in label_desk.pending(session, version)] == ["dog"]
+
+
+def test_who_stops_a_check_does_not_undo_what_the_worker_did_meanwhile(database: Database) -> None:
+    with database.write() as session:
+        seen = label_desk.request_check(session, None, make_version(session))
+    with database.write() as session:
+        held = claim(session, LABEL_CHECK_LIFE, "tests", 60)
+    assert held is not None
+    with database.write() as session:
+        check = session.merge(seen, load=False)  # as it was read: still queued
+        assert check.status == LabelCheckStatus.QUEUED
+        label_desk.cancel_check(session, check)
+        assert (check.status, check.finished_at) == (LabelCheckStatus.CHECKING, None)
+        assert check.cancel_requested_at is not None
+        seen = check
+    with database.write() as session:
+        label_desk.finish_ready(session, held, [], CLASSES, {"pictures": 24})
+    with database.write() as session:
+        check = session.merge(seen, load=False)
+        label_desk.cancel_check(session, check)
+        assert check.status == LabelCheckStatus.READY
 
 
 def test_doubts_come_in_order_and_leave_the_list_when_they_are_decided(session: Session) -> None:
