@@ -19,7 +19,7 @@ from starlette.responses import Response, StreamingResponse
 from app.dependencies import House
 from app.presenting import log_line_out, metric_out, progress_out, run_out, upload_out
 from core import catalog
-from core.runs import ENDED
+from core.runs import ENDED, looks
 from core.tables import Run, Upload, UploadStatus
 
 KEEP_ALIVE_SECONDS = 15.0
@@ -50,7 +50,7 @@ def read_run(house: House, run_id: str, after: int | None) -> Batch | None:
         since = -1 if after is None else after
         rows = [("metric", metric_out(one)) for one in catalog.run_metrics(session, run_id, after_revision=since)]
         lines = [("log", log_line_out(one)) for one in catalog.log_lines(session, run_id, after_revision=since)]
-        status = ("status", run_out(run, _model_id(session, run_id)))
+        status = ("status", run_out(run, _model_id(session, run_id), looks(session, [run])[run.id]))
         state: list[tuple[str, BaseModel]] = [("progress", progress_out(run))]
         ended = run.status in ENDED
         first, last = ([status], [status] if ended else []) if after is None else ([], [status])

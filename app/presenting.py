@@ -199,8 +199,8 @@ def receipt_line(row: ReceiptRow) -> ReceiptLine:
     return ReceiptLine(path=row.path, outcome=row.outcome, reason=row.reason, image_id=row.image_id)
 
 
-def run_out(run: Run, model_id: str | None) -> RunOut:
-    """A run."""
+def run_out(run: Run, model_id: str | None, looks: int) -> RunOut:
+    """A run; `looks`: how many runs have been scored on its test."""
     return RunOut(
         id=run.id,
         name=run.name,
@@ -223,6 +223,7 @@ def run_out(run: Run, model_id: str | None) -> RunOut:
         model_id=model_id,
         failure=None if run.failure is None else Failure.model_validate(run.failure),
         summary=run.summary,
+        looks=looks,
         machine=run.machine,
         code_version=run.code_version,
         revision=run.revision,
@@ -271,7 +272,7 @@ def prediction_out(row: Prediction, class_names: list[str], place: VersionImage 
     )
 
 
-def model_out(model: TrainedModel, exports: Mapping[str, Export]) -> ModelOut:
+def model_out(model: TrainedModel, exports: Mapping[str, Export], looks: int | None) -> ModelOut:
     """A model with the state of every format."""
     return ModelOut(
         id=model.id,
@@ -286,6 +287,7 @@ def model_out(model: TrainedModel, exports: Mapping[str, Export]) -> ModelOut:
         resize=model.resize,
         test_accuracy=model.test_accuracy,
         evaluation=model.summary,
+        looks=looks,
         formats=[_format_out(name, exports.get(name)) for name in FORMATS],
         created_at=model.created_at,
     )

@@ -389,8 +389,20 @@ def record_out_of_memory(session: Session, held: Claim, message: str) -> RunStat
     return RunStatus.QUEUED
 
 
-def looks(session: Session, owner_id: str, test_fingerprint: str) -> int:
-    """How many finished runs of this person have been scored on this test split."""
-    count = select(func.count()).select_from(Run)
-    where = (Run.test_fingerprint == test_fingerprint, Run.status == RunStatus.SUCCEEDED, Run.owner_id == owner_id)
-    return session.scalar(count.where(*where)) or 0
+def looks(session: Session, found: Sequence[Run]) -> dict[str, int]:
+    """For each of these runs, by id: how many finished runs of its person have been scored on its test split."""
+    query = select(Run.owner_id, Run.test_fingerprint, func.count().label("scored")).where(
+        Run.test_fingerprint.in_({run.test_fingerprint for run in found}), Run.status == RunStatus.SUCCEEDED
+    )
+    counts = {
+        (row.owner_id, row.test_fingerprint): row.scored
+        for row in session.execute(query.group_by(Run.owner_id, Run.test_fingerprint)).all()
+    }
+    return {run.id: counts.get((run.owner_id, run.test_fingerprint), 0) for run in found}
+
+
+def model_looks(session: Session, models: Sequence[TrainedModel]) -> dict[str, int]:
+    """The same for models, by id; one whose run is deleted is left out."""
+    found = session.scalars(select(Run).where(Run.id.in_({one.run_id for one in models if one.run_id}))).all()
+    counts = looks(session, found)
+    return {one.id: counts[one.run_id] for one in models if one.run_id in counts}

@@ -13,6 +13,7 @@ from app.dependencies import House, Person, ReadSession, TheHouse
 from app.event_files import event_files
 from app.explaining import heatmap
 from app.predicting import read_pictures
+from app.wording import plural
 from core import models, runs
 from core.catalog import find_image, model_of_run, run_document, run_metrics
 from core.errors import Conflict, FieldProblem, InputInvalid, NotFound
@@ -103,7 +104,10 @@ def card_of(session: Session, model: TrainedModel) -> str:
     found = run_document(session, model.run_id, "card") if model.run_id else None
     if found is None:
         raise Conflict("This model has no card: its run was deleted, or was trained before there were cards.")
-    return "\n\n".join([f"# {model.name}", *found["lines"]]) + "\n"
+    seen = runs.model_looks(session, [model])[model.id]
+    scored = plural(seen, "run has", "runs have")
+    looks = f"{scored} been scored on its test pictures so far; the best of many looks a little too good."
+    return "\n\n".join([f"# {model.name}", *found["lines"], looks]) + "\n"
 
 
 _PICTURE = {

@@ -18,6 +18,7 @@ from app.predicting import predict_pictures, read_pictures
 from app.presenting import model_out
 from core import catalog, models
 from core.datasets import checked_name, checked_tags
+from core.runs import model_looks
 from core.tables import Export, TrainedModel
 
 router = api_router("models")
@@ -37,7 +38,8 @@ def _outs(session: Session, found: Sequence[TrainedModel]) -> list[ModelOut]:
     exports: dict[str, dict[str, Export]] = {model.id: {} for model in found}
     for one in session.scalars(select(Export).where(Export.model_id.in_(exports))):
         exports[one.model_id][one.format] = one
-    return [model_out(model, exports[model.id]) for model in found]
+    seen = model_looks(session, found)
+    return [model_out(model, exports[model.id], seen.get(model.id)) for model in found]
 
 
 @router.get("/models")

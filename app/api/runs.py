@@ -48,7 +48,8 @@ def _outs(session: Session, found: Sequence[Run]) -> list[RunOut]:
         TrainedModel.run_id.in_([run.id for run in found]), TrainedModel.deleted_at.is_(None)
     )
     models: dict[str | None, str] = {row.run_id: row.id for row in session.execute(query)}
-    return [run_out(run, models.get(run.id)) for run in found]
+    seen = runs.looks(session, found)
+    return [run_out(run, models.get(run.id), seen[run.id]) for run in found]
 
 
 def _out(session: Session, run: Run) -> RunOut:
@@ -65,7 +66,7 @@ def queue_run(given: RunIn, session: WriteSession, house: TheHouse, person: Pers
     wish = runs.NewRun(config=config, preset=given.preset, name=given.name, repeats=given.repeats)
     run = runs.create_runs(session, house.queue, version, wish)[0]
     response.headers["Location"] = f"{API}/runs/{run.id}"
-    return run_out(run, None)
+    return _out(session, run)
 
 
 @router.get(
@@ -184,7 +185,7 @@ def retry_run(run_id: str, session: WriteSession, house: TheHouse, person: Perso
     run = runs.find_run(session, person.id, run_id)
     again = runs.retry_run(session, house.queue, run, parse_config(run.config))
     response.headers["Location"] = f"{API}/runs/{again.id}"
-    return run_out(again, None)
+    return _out(session, again)
 
 
 def _metrics(session: Session, run_id: str) -> list[MetricOut]:
@@ -259,7 +260,7 @@ def _evaluation(session: Session, run: Run) -> EvaluationOut | None:
     body = catalog.run_document(session, run.id, "evaluation")
     if body is None:
         return None
-    return evaluation_out(body, run, runs.looks(session, run.owner_id, run.test_fingerprint))
+    return evaluation_out(body, run, runs.looks(session, [run])[run.id])
 
 
 @router.get("/runs/{run_id}/evaluation")

@@ -11,6 +11,7 @@ from app.pages.progress import Step, epochs_by_phase, status_words, steps
 from app.wording import Z
 from core.backbones import BACKBONES
 from core.catalog import latest_versions
+from core.runs import looks, model_looks
 from core.tables import Dataset, DatasetVersion, Run, TrainedModel, Upload, UploadStatus, VersionImage
 from core.uploads import SAMPLE_PICTURES
 
@@ -28,11 +29,19 @@ class DatasetCard:
 
 @dataclass(frozen=True)
 class Score:
-    """A test accuracy, never without its interval. `count`: test pictures."""
+    """A test accuracy, never without its interval.
+
+    Attributes:
+        accuracy: share of the test pictures.
+        interval: 95 %.
+        count: test pictures.
+        looks: runs that have been scored on them; None once that cannot be counted.
+    """
 
     accuracy: float
     interval: tuple[float, float]
     count: int
+    looks: int | None
 
 
 @dataclass(frozen=True)
@@ -77,13 +86,13 @@ class ModelRow:
         return self.score.interval if self.score else None
 
 
-def score_of(summary: Mapping[str, Any]) -> Score | None:
+def score_of(summary: Mapping[str, Any], looks: int | None) -> Score | None:
     """The score in a run's or model's summary; None before there is one."""
     accuracy = summary.get("test_accuracy")
     if accuracy is None:
         return None
     low, high = summary["test_accuracy_interval"]
-    return Score(accuracy, (low, high), _count_from(accuracy, (low, high)))
+    return Score(accuracy, (low, high), _count_from(accuracy, (low, high)), looks)
 
 
 def _count_from(accuracy: float, pair: Sequence[float]) -> int:
@@ -128,7 +137,10 @@ def dataset_cards(session: Session, datasets: Sequence[Dataset]) -> list[Dataset
 def run_rows(session: Session, runs: Sequence[Run]) -> list[RunRow]:
     """Rows of the runs of one page."""
     epochs = epochs_by_phase(session, [run.id for run in runs])
-    return [RunRow(run, *status_words(run), steps(run, epochs[run.id]), score_of(run.summary)) for run in runs]
+    seen = looks(session, runs)
+    return [
+        RunRow(run, *status_words(run), steps(run, epochs[run.id]), score_of(run.summary, seen[run.id])) for run in runs
+    ]
 
 
 def upload_row(upload: Upload, dataset_name: str) -> UploadRow:
@@ -151,7 +163,12 @@ def upload_rows(session: Session, uploads: Sequence[Upload]) -> list[UploadRow]:
     return [upload_row(one, names.get(one.dataset_id, "")) for one in uploads]
 
 
-def model_rows(models: Sequence[TrainedModel], sizes: Mapping[str, int] | None = None) -> list[ModelRow]:
+def model_rows(
+    session: Session, models: Sequence[TrainedModel], sizes: Mapping[str, int] | None = None
+) -> list[ModelRow]:
     """Rows of the models of one page; `sizes` are bytes of their SavedModel by model id."""
-    known = sizes or {}
-    return [ModelRow(one, backbone_title(one.backbone), score_of(one.summary), known.get(one.id)) for one in models]
+    known, seen = sizes or {}, model_looks(session, models)
+    return [
+        ModelRow(one, backbone_title(one.backbone), score_of(one.summary, seen.get(one.id)), known.get(one.id))
+        for one in models
+    ]

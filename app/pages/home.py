@@ -36,7 +36,7 @@ class HomeView(View):
 def home_view(session: Session, owner_id: str, settings: Settings) -> HomeView:
     """Read what the first page shows."""
     datasets = list_datasets(session, owner_id, Wish(limit=6))
-    models = model_rows(list_models(session, owner_id, Wish(limit=5)).items)
+    models = model_rows(session, list_models(session, owner_id, Wish(limit=5)).items)
     runs, uploads = unfinished(session, owner_id)
     return HomeView(
         first_run=not datasets.items and not models and not runs,

@@ -21,6 +21,7 @@ from app.templating import View, render
 from app.wording import scale_from
 from core.catalog import Wish, list_models
 from core.models import bring_back_model, exports_of, find_model, put_away_model, request_export
+from core.runs import model_looks
 from core.tables import Export, Run, TrainedModel
 
 router = APIRouter(prefix="/models", include_in_schema=False)
@@ -160,7 +161,7 @@ def show_list(
     """The list of models."""
     wish = Wish(limit=PAGE, cursor=filters.cursor or None, sort=filters.sort, search=filters.search)
     page = list_models(session, person.id, wish)
-    rows = model_rows(page.items, saved_model_sizes(session, [one.id for one in page.items]))
+    rows = model_rows(session, page.items, saved_model_sizes(session, [one.id for one in page.items]))
     scale = scale_from(row.interval for row in rows if row.interval)
     addresses = Place(filters.cursor, filters.back).addresses(page.next_cursor, filters.address)
     return render(request, ListView(rows=rows, scale=scale, filters=filters, deleted_id=deleted, **addresses))
@@ -188,7 +189,7 @@ def model_view(
         model=model,
         labels=labels_of(model),
         backbone=backbone_title(model.backbone),
-        score=score_of(model.summary),
+        score=score_of(model.summary, model_looks(session, [model]).get(model.id)),
         run=session.get(Run, model.run_id) if model.run_id else None,
         downloads=_downloads(session, model),
         batches=batch_rows(session, model),

@@ -180,7 +180,7 @@ def run_view(session: Session, run: Run, wish: JudgeWish) -> RunView:
     evaluation: Any = run_document(session, run.id, "evaluation")
     judged = None
     if run.status == RunStatus.SUCCEEDED and evaluation:
-        judged = judge(session, run, evaluation, looks(session, run.owner_id, run.test_fingerprint), wish)
+        judged = judge(session, run, evaluation, looks(session, [run])[run.id], wish)
     model = model_of_run(session, run.id)
     return RunView(
         run=run,
@@ -193,7 +193,7 @@ def run_view(session: Session, run: Run, wish: JudgeWish) -> RunView:
         epochs=metrics,
         log=log_lines(session, run.id, limit=500),
         layers=layer_summary(run_document(session, run.id, "layers")),
-        score=score_of(run.summary),
+        score=score_of(run.summary, looks(session, [run])[run.id]),
         judged=judged,
         model=model,
         exports=exports_of(session, model.id) if model else {},

@@ -129,7 +129,8 @@ ASKED: dict[str, Asked] = {
     "models in the bin": Asked(
         lambda session: session.scalars(select(TrainedModel.id).where(TrainedModel.deleted_at < utc_now())).all()
     ),
-    "looks": Asked(lambda session: runs.looks(session, OWNER, "s-0000003")),
+    "looks": Asked(lambda session: runs.looks(session, [session.get_one(Run, "r-0050001")])),
+    "looks of models": Asked(lambda session: runs.model_looks(session, [session.get_one(TrainedModel, "m-0000001")])),
 }
 SORTS = {
     "datasets": ("created_at", "name"),

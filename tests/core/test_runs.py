@@ -164,7 +164,13 @@ def test_looks_counts_the_finished_runs_on_the_same_test_split(database: Databas
             assert held is not None
             runs.finish_succeeded(session, held, _success())
     with database.read() as session:
-        assert runs.looks(session, owner.id, frozen.test_fingerprint) == 2
+        every = session.scalars(select(Run)).all()
+        assert runs.looks(session, every) == {run.id: 2 for run in every}
+        stranger = Run(id="x", owner_id="nobody", test_fingerprint=frozen.test_fingerprint)
+        assert runs.looks(session, [stranger]) == {"x": 0}
+        models = session.scalars(select(TrainedModel)).all()
+        assert runs.model_looks(session, models) == {model.id: 2 for model in models}
+        assert len(models) == 2
 
 
 def test_a_dataset_with_a_finished_run_is_deleted_only_by_force_and_its_model_stays(database: Database) -> None:

@@ -28,7 +28,7 @@ class FormatOut(BaseModel):
 
 
 class ModelOut(BaseModel):
-    """A trained network."""
+    """A trained network. `looks`: how many runs have been scored on its test pictures; null once its run is deleted."""
 
     id: str
     run_id: str | None
@@ -42,6 +42,7 @@ class ModelOut(BaseModel):
     resize: str
     test_accuracy: float | None
     evaluation: dict[str, Any]
+    looks: int | None
     formats: list[FormatOut]
     created_at: datetime
 

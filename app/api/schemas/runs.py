@@ -87,7 +87,7 @@ class Failure(BaseModel):
 
 
 class RunOut(BaseModel):
-    """One training, from queued to its end."""
+    """One training, from queued to its end. `looks`: how many runs have been scored on its test pictures."""
 
     id: str
     name: str
@@ -110,6 +110,7 @@ class RunOut(BaseModel):
     model_id: str | None
     failure: Failure | None
     summary: dict[str, Any]
+    looks: int
     machine: dict[str, Any]
     code_version: str
     revision: int

@@ -50,6 +50,14 @@ def test_name_notes_and_tags_are_written_by_a_plain_form_and_found_by_search(
     assert browser.get(f"/api/v1{address}").json()["tags"] == []
 
 
+def test_a_score_says_how_many_runs_looked_at_its_test(browser: TestClient, furnished: Furnished) -> None:
+    for address in ("/runs", "/models", f"/runs/compare?id={furnished.done}&id={furnished.failed}"):
+        assert re.search(r"first look|\d+ looks", checked(browser.get(address))), address
+    assert "been scored on its test pictures" in checked(browser.get(f"/models/{furnished.model}"))
+    for address in (f"runs/{furnished.done}", f"models/{furnished.model}"):
+        assert browser.get(f"/api/v1/{address}").json()["looks"] >= 1
+
+
 @pytest.mark.parametrize("form", [{"name": " "}, {"name": "a\x01"}, {"tags": "x" * 81}, {"notes": "n" * 20_001}])
 def test_labels_that_cannot_be_kept_are_refused_with_a_sentence(
     browser: TestClient, furnished: Furnished, form: dict[str, str]
