@@ -12,12 +12,13 @@ import numpy as np
 from benchmarks._guide import BATCH, SIZE, fix_statistics, make_model
 from benchmarks._sets import read_set, write_run_folder
 from benchmarks._thaw import open_run
-from core.training_config import FineTunePhase, FrozenPhase, Optimizer, TrainingConfig, parse_config
+from core.presets import PRESETS
+from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig, parse_config
 from worker.training.features import Extractor, FeatureStore, make_extractor
 from worker.training.layers import picture_seeds
 from worker.training.learner import Batches, Learner, logits_of
 from worker.training.machine import prepare_tensorflow
-from worker.training.materials import frozen_part, live_form, make_setup, through
+from worker.training.materials import augmenting, frozen_part, live_form, make_setup, through
 from worker.training.network import build_network, set_trainable
 from worker.training.phases import PhaseRun
 from worker.training.precision import computes_in_bfloat16, in_bfloat16
@@ -37,14 +38,18 @@ def _rate(call: Callable[[], Any], images: int, seconds: float) -> float:
 
 
 def guide_steps(threads: int, seconds: float) -> dict[str, Any]:
-    """Train steps of the guide on a resident batch: frozen, all layers as Keras 3 runs them, all layers with statistics fixed."""
+    """Train steps of the guide on a resident batch: frozen, all layers as Keras 3 runs them, all layers with statistics fixed.
+
+    Its augmentation is part of its model, and so of every step. The batch is a tensor already, as its dataset gives it.
+    """
     import keras  # noqa: PLC0415 - beside its use
+    import tensorflow as tf  # noqa: PLC0415
 
     prepare_tensorflow(threads)
     keras.utils.set_random_seed(0)
     model, base = make_model(CLASSES)
-    x = np.random.default_rng(0).uniform(0, 255, (BATCH, *SIZE, 3)).astype(np.float32)
-    y = np.random.default_rng(1).integers(0, CLASSES, BATCH)
+    x = tf.constant(np.random.default_rng(0).uniform(0, 255, (BATCH, *SIZE, 3)).astype(np.float32))
+    y = tf.constant(np.random.default_rng(1).integers(0, CLASSES, BATCH))
     found = {}
     for name, trainable, fixed in (("frozen", False, False), ("all layers", True, False), ("all, fixed", True, True)):
         base.trainable = trainable
@@ -56,13 +61,17 @@ def guide_steps(threads: int, seconds: float) -> dict[str, Any]:
 
 
 def thaw_steps(threads: int, seconds: float) -> dict[str, Any]:
-    """Train steps of Thaw on a resident batch: all layers, and from activations cached at two cuts."""
+    """Train steps of Thaw on a resident batch, as the preset standard takes them: all layers, and from activations cached at two cuts.
+
+    All layers: augmentation is part of the step, as it is of the guide's. Cached activations are those of augmented pictures.
+    """
     prepare_tensorflow(threads)
+    standard = PRESETS["standard"].config
     found = {}
     for name, first in (("all layers", None), ("cut at b10_add", "b10_add"), ("cut at b14_add", "b14_add")):
-        tuned = FineTunePhase(unfreeze_from=first, optimizer=Optimizer(name="adamw", learning_rate=3e-4))
-        config = TrainingConfig(phases=(FrozenPhase(), tuned))
-        found[name] = _rate(_step(config, tuned, first), BATCH, seconds)
+        tuned = standard.phases[-1].model_copy(update={"unfreeze_from": first})
+        assert isinstance(tuned, FineTunePhase)
+        found[name] = _rate(_step(standard, tuned, first), BATCH, seconds)
     return {**found, "precision": "bfloat16" if computes_in_bfloat16() else "float32"}
 
 
@@ -71,8 +80,10 @@ def _step(config: TrainingConfig, phase: FineTunePhase, first: str | None) -> Ca
     set_trainable(network, phase)
     head, (_, upper) = network.head, frozen_part(network, phase)
     assert upper is not None
-    logits = logits_of(head, head.input)
+    logits, augment = logits_of(head, head.input), None
     if first is None:
+        augment = augmenting(phase, config.augmentation)
+        assert augment is not None
         form = live_form(network, logits, bfloat16=fast)
         x = np.random.default_rng(0).integers(0, 256, (1, BATCH, *SIZE, 3), np.uint8)
     else:
@@ -80,9 +91,18 @@ def _step(config: TrainingConfig, phase: FineTunePhase, first: str | None) -> Ca
         x = np.random.default_rng(0).uniform(0, 1, (1, BATCH, *upper.input.shape[1:]))
         x = x.astype(ml_dtypes.bfloat16 if fast else np.float32)
     variables = [*upper.trainable_variables, *head.trainable_variables]
-    learner = Learner(form, None, variables, phase, steps_per_epoch=100, n_classes=CLASSES, smoothing=0.1, many=False)
+    learner = Learner(
+        form,
+        augment,
+        variables,
+        phase,
+        steps_per_epoch=100,
+        n_classes=CLASSES,
+        smoothing=config.label_smoothing,
+        many=False,
+    )
     labels = np.random.default_rng(1).integers(0, CLASSES, (1, BATCH)).astype(np.int32)
-    batches = Batches(x, labels, np.ones((1, BATCH), np.float32), np.zeros((1, BATCH, 2), np.int32))
+    batches = Batches(x, labels, np.ones((1, BATCH), np.float32), picture_seeds(0, 0, np.arange(BATCH))[None])
     return lambda: learner.train(batches)
 
 

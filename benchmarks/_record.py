@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import hashlib
 import importlib
 import json
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,14 +45,25 @@ def folders_of(arguments: argparse.Namespace) -> list[Path]:
     """The folders named, or the sample sets.
 
     Raises:
-        SystemExit: neither is there.
+        SystemExit: neither is there, or two have the same name.
     """
     found = [one.resolve() for one in arguments.folders] or sample_sets()
     if not found:
         raise SystemExit(
             "Name folders that hold one folder of pictures per class: there are no sample sets beside this checkout."
         )
+    if len({one.name for one in found}) < len(found):
+        raise SystemExit(f"Every folder needs a name of its own. Received: {[one.name for one in found]}.")
     return found
+
+
+def settings_of(folders: Sequence[Path]) -> dict[str, Any]:
+    """Settings that say which pictures are read: names of the folders, and a digest over their files' names and sizes."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(one for one in folder.rglob("*") if one.is_file()):
+            digest.update(f"{folder.name}/{path.relative_to(folder)} {path.stat().st_size}\n".encode())
+    return {"folders": [one.name for one in folders], "files": digest.hexdigest()[:16]}
 
 
 def machine() -> dict[str, Any]:
@@ -98,7 +110,8 @@ class Record:
     def __init__(self, name: str, arguments: argparse.Namespace, settings: Mapping[str, Any]) -> None:
         self.path: Path = arguments.json or (TRIED if arguments.quick else RESULTS) / f"{name}.json"
         head = {"benchmark": name, "machine": machine(), "settings": json.loads(json.dumps(settings))}
-        self.body: dict[str, Any] = {**head, "quick": arguments.quick, "parts": {}}
+        head["quick"] = arguments.quick
+        self.body: dict[str, Any] = {**head, "parts": {}}
         if self.path.is_file() and not arguments.fresh:
             old = json.loads(self.path.read_text(encoding="utf-8"))
             if all(old.get(key) == value for key, value in head.items()):

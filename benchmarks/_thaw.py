@@ -55,6 +55,7 @@ def train(  # noqa: PLR0913 - one call, in a process of its own
     cache: str | None = None,
     whole: bool = True,
     fewer: int | None = None,
+    run_seed: int | None = None,
 ) -> dict[str, Any]:
     """One run, from files to the test score of the network that validation chooses, then on to the checked download.
 
@@ -62,13 +63,14 @@ def train(  # noqa: PLR0913 - one call, in a process of its own
         cache: folder of decoded pictures and features; None: an empty one.
         whole: go on to export, its check in a clean process, and the judgement through the exported graph.
         fewer: training pictures; None: all.
+        run_seed: of the run; None: that of the split.
     """
     pictures = read_set([Path(one) for one in folders], seed, most=most)
     if fewer is not None:
         pictures = with_fewer(pictures, fewer, seed)
     with tempfile.TemporaryDirectory(prefix="thaw-bench-") as folder:
         where = Path(cache) if cache else Path(folder) / "cache"
-        settings = parse_config({**config, "seed": seed}).model_dump(mode="json")
+        settings = parse_config({**config, "seed": seed if run_seed is None else run_seed}).model_dump(mode="json")
         path = write_run_folder(Path(folder) / "run", pictures, settings, cache=where, threads=threads)
         started = time.monotonic()
         work, ledger = open_run(path)

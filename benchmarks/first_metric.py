@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks._record import Record, folders_of, options
+from benchmarks._record import Record, folders_of, options, settings_of
 from benchmarks._sets import read_set
 from benchmarks._tables import first_metric_rows, table
 from benchmarks.main_job import ENDED, House, running_house, upload
@@ -25,7 +25,7 @@ def main() -> None:
     folders = folders_of(arguments)
     most = 120 if arguments.quick else None
     runs = 1 if arguments.quick else arguments.seeds
-    settings = {"folders": [one.name for one in folders], "most": most, "preset": arguments.preset}
+    settings = {**settings_of(folders), "most": most, "preset": arguments.preset}
     record = Record("first_metric", arguments, settings)
     if arguments.fresh or f"warm/{runs - 1}" not in record.body["parts"]:
         with tempfile.TemporaryDirectory(prefix="thaw-bench-") as where:

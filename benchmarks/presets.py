@@ -11,7 +11,7 @@ import copy
 import tempfile
 from typing import Any
 
-from benchmarks._record import Record, folders_of, options
+from benchmarks._record import Record, folders_of, options, settings_of
 from benchmarks._tables import presets_rows, table
 from core.presets import PRESETS
 
@@ -59,7 +59,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folders, most = folders_of(arguments), 120 if arguments.quick else None
     seeds = 1 if arguments.quick else arguments.seeds
-    settings = {"threads": arguments.threads, "most": most}
+    settings = {**settings_of(folders), "threads": arguments.threads, "most": most}
     record = Record("presets", arguments, settings)
     chosen = {name: config for name, config in variants().items() if not arguments.only or name in arguments.only}
     with tempfile.TemporaryDirectory(prefix="thaw-bench-cache-") as cache:

@@ -10,7 +10,7 @@ With fewer --epochs than 20 and 10 the guide's time is extrapolated from its lat
 table says so.
 """
 
-from benchmarks._record import TRIED, Record, folders_of, options
+from benchmarks._record import TRIED, Record, folders_of, options, settings_of
 from benchmarks._tables import recipe_rows, table
 from core.presets import PRESETS
 
@@ -23,11 +23,12 @@ def main() -> None:
     parser.add_argument("--phases", choices=("frozen", "both"), default="both")
     parser.add_argument("--epochs", type=int, nargs=2, default=FULL, help="of the guide's two phases")
     arguments = parser.parse_args()
-    folders = [str(one) for one in folders_of(arguments)]
+    named = folders_of(arguments)
+    folders = [str(one) for one in named]
     epochs, seeds, most = tuple(arguments.epochs), arguments.seeds, None
     if arguments.quick:
         epochs, seeds, most = (2, 1), 1, 120
-    settings = {"folders": [one.rpartition("/")[2] for one in folders], "epochs": epochs, "most": most}
+    settings = {**settings_of(named), "epochs": epochs, "most": most}
     record = Record("recipe", arguments, {**settings, "threads": arguments.threads})
     for seed in range(seeds):
         same = {"folders": folders, "seed": seed, "most": most, "threads": arguments.threads}

@@ -1,12 +1,16 @@
+import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks._record import RESULTS
+from benchmarks import _record
+from benchmarks._record import RESULTS, Record, folders_of, settings_of
 from benchmarks._sets import read_set
-from benchmarks._tables import equal, fitted
+from benchmarks._tables import equal, fitted, memory_rows, recipe_rows, steps_rows
 from benchmarks.table import PAGE, page
 
 
@@ -54,3 +58,81 @@ def test_folders_are_joined_and_split_within_each_class_by_the_seed(tmp_path: Pa
     again, other = (read_set([tmp_path / "a", tmp_path / "b"], seed) for seed in (0, 1))
     assert again.paths == found.paths
     assert other.paths != found.paths
+
+
+def _recipe(first: int, second: int, *, quick: bool = False) -> dict[str, Any]:
+    """A result of the recipe whose guide ran so many epochs."""
+    right = [1] * 90 + [0] * 10
+    guide = {"test_s": 1.0, "right": right, "test_accuracy": 0.9}
+    frozen = {**guide, "fit_s": 20.0 * first, "epochs_s": [20.0] * first}
+    tuned = {**guide, "fit_s": 60.0 * second, "epochs_s": [60.0] * second}
+    ours = {"to_score_s": 5.0, "to_download_s": 9.0, "right": right, "test_accuracy": 0.9, "precision": "bfloat16"}
+    parts = {"guide frozen/0": frozen, "guide drift/0": tuned, "thaw quick/0": ours, "thaw standard/0": ours}
+    return {"quick": quick, "settings": {"epochs": [first, second]}, "parts": parts}
+
+
+def test_a_guide_that_ran_all_its_epochs_is_judged() -> None:
+    frozen, both = recipe_rows(_recipe(20, 10))[1:]
+    assert frozen[3:5] == ("80.2", "30, aim 60: aim reached")
+    assert both[3:5] == ("200.2", "15, aim 30: aim reached")
+    assert frozen[7].startswith("yes")
+
+
+def test_seconds_extrapolated_from_fewer_epochs_say_so_and_are_never_judged() -> None:
+    frozen, both = recipe_rows(_recipe(20, 2))[1:]
+    assert frozen[4] == "30, aim 60: aim reached"  # its own epochs are all there
+    assert both[1] == "1001.0, extrapolated"
+    assert both[3] == "200.2, extrapolated"
+    assert both[4] == "15, aim 30: not judged, the guide ran 20 + 2 of 20 + 10 epochs"
+    assert both[7] == "not judged, the guide ran 20 + 2 of 20 + 10 epochs"
+    assert recipe_rows(_recipe(19, 10))[1][4] == "30, aim 60: not judged, the guide ran 19 of 20 epochs"
+
+
+def test_a_small_trial_is_never_judged() -> None:
+    for row in recipe_rows(_recipe(20, 10, quick=True))[1:]:
+        assert "not judged, a small trial" in row[4]
+        assert row[7] == "not judged, a small trial"
+    rates = {"all layers": 10.0, "all, fixed": 10.0}
+    ours = {"all layers": 50.0, "cut at b10_add": 300.0, "cut at b14_add": 500.0, "precision": "bfloat16"}
+    body = {"quick": False, "parts": {"guide/0": rates, "thaw/0": ours}}
+    assert [row[3] for row in steps_rows(body)[3:5]] == ["2.5, aim 4: aim reached", "10, aim 20: aim reached"]
+    assert {row[3] for row in steps_rows({**body, "quick": True})[3:5]} == {
+        "2.5, aim 4: not judged, a small trial",
+        "10, aim 20: not judged, a small trial",
+    }
+
+
+def test_memory_of_fewer_pictures_than_the_target_names_is_not_judged() -> None:
+    part = {"pictures": 10_000, "picture_kB": 500, "trainer_GB": 1.0, "with_children_GB": 1.2, "whole_s": 60.0}
+    assert memory_rows({"parts": {"quick": part}})[1][-1] == "3, aim 1.5: aim reached"
+    fewer = memory_rows({"parts": {"quick": {**part, "pictures": 9_999}}})[1][-1]
+    assert fewer == "3, aim 1.5: not judged, fewer than 10,000 pictures"
+
+
+def _arguments(path: Path, *, quick: bool = False) -> argparse.Namespace:
+    return argparse.Namespace(json=path, quick=quick, fresh=False)
+
+
+def test_parts_of_other_pictures_or_of_a_small_trial_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_record, "machine", dict)
+    for name in ("one/set", "two/set"):
+        (tmp_path / name / "cat").mkdir(parents=True)
+        (tmp_path / name / "cat" / "a.png").write_bytes(bytes(len(name)))
+    (tmp_path / "two" / "set" / "cat" / "a.png").write_bytes(b"larger than the other")
+    result = tmp_path / "result.json"
+    one, two = (settings_of([tmp_path / name / "set"]) for name in ("one", "two"))
+    assert one["folders"] == two["folders"] == ["set"]
+    Record("presets", _arguments(result), one).put("set/standard/0", {"test_accuracy": 0.5})
+    assert "set/standard/0" in Record("presets", _arguments(result), one).body["parts"]
+    assert Record("presets", _arguments(result), two).body["parts"] == {}
+    assert Record("presets", _arguments(result, quick=True), one).body["parts"] == {}
+    assert str(tmp_path) not in json.dumps(json.loads(result.read_text())["settings"])
+
+
+def test_folders_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "set").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="a name of its own"):
+        folders_of(argparse.Namespace(folders=[tmp_path / "one" / "set", tmp_path / "two" / "set"]))

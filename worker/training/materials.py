@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
-from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig
+from core.training_config import Augmentation, FineTunePhase, FrozenPhase, TrainingConfig
 from worker.training.data import DecodedPictures
 from worker.training.events import Place, Progress, Speaker
 from worker.training.features import Extractor, Features, FeatureStore, make_extractor
@@ -233,23 +233,29 @@ def _speak_of_features(work: Workplace, phase: FrozenPhase | FineTunePhase, inde
 def _live(work: Workplace, phase: FrozenPhase | FineTunePhase) -> Setup:
     """The setup that runs the whole network in every step."""
     network = work.network
-    layer = AugmentationLayer(work.config.augmentation)
     # live as wished is a textbook's way and stays float32; live because everything learns may be quick
     may_be_fast = work.wants_bfloat16 and phase.features == "cached"
     fast = may_be_fast and _fast_form(work, pooled(network)) is not None
-    augments = phase.augments and not work.config.augmentation.changes_nothing
-
-    def augment(x: Any, seeds: Any) -> Any:
-        return layer(tf.cast(x, tf.float32), seeds)
-
     return Setup(
         PixelMaterial(work.pictures, work.positions("train")),
         PixelMaterial(work.pictures, work.positions("validation")),
         live_form(network, logits_of(network.head, network.head.input), bfloat16=fast),
-        augment if augments else None,
+        augmenting(phase, work.config.augmentation),
         [*network.backbone.trainable_variables, *network.head.trainable_variables],
         None,
     )
+
+
+def augmenting(phase: FrozenPhase | FineTunePhase, augmentation: Augmentation) -> Callable[[Any, Any], Any] | None:
+    """What a live step does to its pictures: (uint8 [n, H, W, 3], seeds) -> float32; None where they stay as they are."""
+    if not phase.augments or augmentation.changes_nothing:
+        return None
+    layer = AugmentationLayer(augmentation)
+
+    def augment(x: Any, seeds: Any) -> Any:
+        return layer(tf.cast(x, tf.float32), seeds)
+
+    return augment
 
 
 def live_form(network: Network, logits: Logits, *, bfloat16: bool) -> Logits:

@@ -10,9 +10,9 @@ import numpy as np
 
 from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig
 from worker.training.features import make_extractor
-from worker.training.layers import AugmentationLayer, PictureResizer, picture_seeds
+from worker.training.layers import PictureResizer, picture_seeds
 from worker.training.learner import Batches, Learner, logits_of
-from worker.training.materials import frozen_part, through
+from worker.training.materials import augmenting, frozen_part, through
 from worker.training.network import Network, build_network, set_trainable
 from worker.training.pictures import PictureLimits, PictureRefused, decode
 from worker.training.precision import computes_in_bfloat16, in_bfloat16
@@ -99,10 +99,9 @@ def _stepping(
     """(tracing, one step) in seconds."""
     size, head = config.batch_size, network.head
     live = phase.features == "live"
-    layer = AugmentationLayer(config.augmentation)
     learner = Learner(
         through(upper, logits_of(head, head.input), "mixed_bfloat16" if fast else "float32"),
-        (lambda x, seeds: layer(keras.ops.cast(x, "float32"), seeds)) if live else None,
+        augmenting(phase, config.augmentation) if live else None,
         [*upper.trainable_variables, *head.trainable_variables],
         phase,
         steps_per_epoch=10,
