@@ -49,6 +49,7 @@ def tell(page: Page, address: str, started: float) -> dict[str, object]:
     images = page.request.get(f"{home}/api/v1/dataset-versions/{version}/images?split=test&limit=1").json()["items"]
     picture = page.request.get(f"{home}{images[0]['original_url']}").body()
     page.click("text=Try the model")
+    page.wait_for_url("**/models/*")  # loaded: before that nobody listens for the picture
     page.set_input_files(
         "[data-predict] input[type=file]", [{"name": "one.jpg", "mimeType": "image/jpeg", "buffer": picture}]
     )

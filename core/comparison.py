@@ -1,6 +1,7 @@
 """Two finished runs on the same test pictures: which pictures only one of them has right, and whether that can be chance."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +9,8 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.orm import Session, aliased
 
-from core.tables import Prediction, Run, RunStatus, Split
+from core.tables import Prediction, Run, RunStatus, Split, VersionImage
+from core.units import Units, units_of_test
 
 SIGNIFICANT = 0.05
 
@@ -21,7 +23,7 @@ class Paired:
         gained: test pictures that only the second has right.
         lost: test pictures that only the first has right.
         count: all test pictures.
-        p_value: exact two-sided McNemar test.
+        p_value: exact two-sided McNemar test in which the pictures of one unit (a group, near duplicates) share one vote.
     """
 
     gained: int
@@ -67,14 +69,36 @@ def paired(session: Session, first: Run, second: Run) -> Paired | None:
         return None
     one, two = aliased(Prediction), aliased(Prediction)
     right = (one.true_label == one.predicted_label, two.true_label == two.predicted_label)
-    asked = select(*right, func.count())
+    asked: Any = select(*right, func.count())
     query = _joined(asked, one, two, first, second).group_by(*right)
     counts = {(bool(a), bool(b)): int(count) for a, b, count in session.execute(query)}
     count = sum(counts.values())
     if not count or any(_answered(session, run) != count for run in (first, second)):
         return None
     gained, lost = counts.get((False, True), 0), counts.get((True, False), 0)
-    return Paired(gained, lost, count, exact_mcnemar(gained, lost))
+    return Paired(gained, lost, count, _p_value(session, first, second))
+
+
+def _p_value(session: Session, first: Run, second: Run) -> float:
+    """McNemar's exact test over units: each counts once, by what most of its differing pictures say.
+
+    Copies of one picture go right and wrong together; counted one by one they would show a difference that is none. 1 where units and
+    pictures point opposite ways, which shows nothing.
+    """
+    one, two = aliased(Prediction), aliased(Prediction)
+    right = two.true_label == two.predicted_label
+    query = _joined(select(two.image_id, VersionImage.group, right), one, two, first, second)
+    version_id = (
+        first.dataset_version_id or second.dataset_version_id
+    )  # None where both were deleted: nothing is known then
+    its_row = and_(VersionImage.version_id == version_id, VersionImage.image_id == two.image_id)
+    differ = (one.true_label == one.predicted_label) != right
+    rows = session.execute(query.outerjoin(VersionImage, its_row).where(differ)).all()
+    units, net = units_of_test(session, version_id) if version_id else Units(()), Counter[str]()
+    for image_id, group, gains in rows:
+        net[units.of(image_id, group) or f"/{image_id}"] += 1 if gains else -1
+    gained, lost = sum(value > 0 for value in net.values()), sum(value < 0 for value in net.values())
+    return exact_mcnemar(gained, lost) if (gained - lost) * net.total() > 0 else 1.0
 
 
 def only_right(session: Session, first: Run, second: Run, limit: int) -> list[Disagreement]:

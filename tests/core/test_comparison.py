@@ -1,10 +1,11 @@
 import pytest
 from scipy.stats import binomtest
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from core.comparison import SIGNIFICANT, Paired, exact_mcnemar, only_right, paired
 from core.database import Database
-from core.tables import Prediction, Run, RunStatus, Split
+from core.tables import NearPair, Prediction, Run, RunStatus, Split, VersionImage
 from tests.app.people import finished_run
 from tests.core.rows import person, version
 
@@ -60,6 +61,28 @@ def test_only_the_test_pictures_of_both_are_counted(database: Database) -> None:
         assert paired(session, one, two) == Paired(gained=1, lost=3, count=6, p_value=0.625)
         assert [found.image_id for found in only_right(session, one, two, 2)] == ["picture 3", "picture 2"]
         assert [found.image_id for found in only_right(session, two, one, 9)] == ["picture 4"]
+
+
+def test_pictures_of_a_group_and_near_duplicates_share_one_vote(database: Database) -> None:
+    with database.write() as session:
+        one, two = answered(session, "---------xx"), answered(session, "xxxxxxxxx-x")
+        two.dataset_version_id = one.dataset_version_id
+        session.flush()
+        assert paired(session, one, two) == Paired(9, 1, 11, exact_mcnemar(9, 1))
+        taken = select(VersionImage.image_id).where(VersionImage.version_id == one.dataset_version_id)
+        ids = list(session.scalars(taken.order_by(VersionImage.ordinal)))
+        for number, image_id in enumerate(ids[:8]):
+            renamed = update(Prediction).where(Prediction.image_id == f"picture {number}")
+            session.execute(renamed.values(image_id=image_id))
+        in_test = update(VersionImage).where(VersionImage.version_id == one.dataset_version_id)
+        session.execute(in_test.values(split=Split.TEST))
+        assert paired(session, one, two) == Paired(9, 1, 11, exact_mcnemar(9, 1))
+        session.execute(in_test.where(VersionImage.image_id.in_(ids[:4])).values(group="film 1"))
+        assert paired(session, one, two) == Paired(9, 1, 11, exact_mcnemar(6, 1))
+        first, second = sorted(ids[3:5])
+        session.add(NearPair(image_id=first, other_id=second, score=0.9))  # joins one more to the film
+        session.flush()
+        assert paired(session, one, two) == Paired(9, 1, 11, exact_mcnemar(5, 1))
 
 
 def test_different_test_pictures_are_not_compared(database: Database) -> None:

@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from scipy.stats import binom
 
 from worker.training.pictures import Pixels
-from worker.training.statistics import accuracy_interval, exact_mcnemar
+from worker.training.statistics import accuracy_interval, mcnemar, votes
 
 MOST_PICTURES = 300
 BORDER = 0.18  # of height and width, on each side: the centre that is left is 41 % of the picture
@@ -114,7 +114,7 @@ def robustness(
         "pictures": len(labels),
         **_score(plain == labels, groups),
         "changes": [_row(name, found == labels, plain == labels, groups) for name, found in said.items()],
-        "border": decided_by_border(said["border_only"], said["centre_only"], labels, class_names),
+        "border": decided_by_border(said["border_only"], said["centre_only"], labels, groups, class_names),
     }
 
 
@@ -125,18 +125,22 @@ def _score(right: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
 
 def _row(name: str, right: np.ndarray, before: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
     gained, lost = int(np.count_nonzero(right & ~before)), int(np.count_nonzero(before & ~right))
-    facts = {"gained": gained, "lost": lost, "p_value": exact_mcnemar(gained, lost)}
+    facts = {"gained": gained, "lost": lost, "p_value": mcnemar(before, right, groups)}
     return {"name": name, **_score(right, groups), **facts}
 
 
 def decided_by_border(
-    border_said: np.ndarray, centre_said: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+    border_said: np.ndarray,
+    centre_said: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    class_names: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Classes that the network tells by the border of their pictures and not by what is in the middle.
 
     A class is called out when all of this holds: at least 60 % of its pictures are told from their border alone; at most 10 % of the other
     pictures' borders are taken for it; and of the pictures that only one of border and centre tells, so many are told by the border that
-    chance would do it in less than 1 of 100 runs (exact one-sided McNemar test, Bonferroni over the classes).
+    chance would do it in less than 1 of 100 runs (exact one-sided McNemar test, one vote per group, Bonferroni over the classes).
 
     Returns:
         `{class_name, pictures, by_border, by_centre, false_by_border, p_value}` for each such class; p_value is the corrected one.
@@ -145,9 +149,9 @@ def decided_by_border(
     for label in np.unique(labels):
         own = labels == label
         border, centre = border_said[own] == label, centre_said[own] == label
-        only_border = int(np.count_nonzero(border & ~centre))
-        only_one = int(np.count_nonzero(border != centre))
-        chance = float(binom.sf(only_border - 1, only_one, 0.5)) if only_one else 1.0
+        by_border, by_centre = votes(border.astype(np.int64) - centre, groups[own])
+        only_one = by_border + by_centre
+        chance = float(binom.sf(by_border - 1, only_one, 0.5)) if only_one else 1.0
         p_value = min(1.0, chance * len(np.unique(labels)))
         others = border_said[~own] == label
         false = float(others.mean()) if len(others) else 0.0

@@ -109,7 +109,7 @@ class Comparison:
     """Fine-tuned against frozen on the same test pictures.
 
     Attributes:
-        p_value: exact two-sided McNemar test (binomial test of gained against lost).
+        p_value: see `mcnemar`.
         gained: pictures that only the fine-tuned network has right.
         lost: pictures that only the frozen one has right.
         sentence: what that means.
@@ -130,6 +130,32 @@ def exact_mcnemar(gained: int, lost: int) -> float:
     return 1.0 if gained + lost == 0 else float(binomtest(gained, gained + lost, 0.5).pvalue)
 
 
+def votes(gains: np.ndarray, groups: np.ndarray) -> tuple[int, int]:
+    """(groups with more gained than lost pictures, groups with more lost than gained): pictures of a group share one vote.
+
+    Args:
+        gains: int [n], 1 for a gained picture, -1 for a lost one, 0 for no difference.
+        groups: int [n].
+    """
+    net = np.bincount(np.unique(groups, return_inverse=True)[1], weights=gains)
+    return int(np.count_nonzero(net > 0)), int(np.count_nonzero(net < 0))
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray, groups: np.ndarray) -> float:
+    """Two-sided p-value of McNemar's exact test, each group counted once, by what most of its differing pictures say.
+
+    Copies of one picture, or films of one patient, go right and wrong together: counted one by one they would show a difference that
+    is none. 1 where groups and pictures point opposite ways, which shows nothing.
+
+    Args:
+        first, second: bool [n], which pictures each has right.
+        groups: int [n].
+    """
+    gains = second.astype(np.int64) - first
+    gained, lost = votes(gains, groups)
+    return exact_mcnemar(gained, lost) if (gained - lost) * gains.sum() > 0 else 1.0
+
+
 def compare(
     frozen_right: np.ndarray, tuned_right: np.ndarray, chosen: str, groups: np.ndarray | None = None
 ) -> Comparison:
@@ -144,8 +170,8 @@ def compare(
     groups = np.arange(len(frozen_right)) if groups is None else groups
     gained = int(np.count_nonzero(tuned_right & ~frozen_right))
     lost = int(np.count_nonzero(frozen_right & ~tuned_right))
-    p_value = exact_mcnemar(gained, lost)
-    sentence = _sentence(frozen_right, tuned_right, gained, lost, p_value, chosen)
+    p_value = mcnemar(frozen_right, tuned_right, groups)
+    sentence = _sentence(frozen_right, tuned_right, groups, gained, lost, p_value, chosen)
     difference = (gained - lost) / len(frozen_right)
     return Comparison(
         p_value, gained, lost, sentence, difference, difference_interval(frozen_right, tuned_right, groups)
@@ -153,7 +179,13 @@ def compare(
 
 
 def _sentence(
-    frozen_right: np.ndarray, tuned_right: np.ndarray, gained: int, lost: int, p_value: float, chosen: str
+    frozen_right: np.ndarray,
+    tuned_right: np.ndarray,
+    groups: np.ndarray,
+    gained: int,
+    lost: int,
+    p_value: float,
+    chosen: str,
 ) -> str:
     n = len(frozen_right)
     facts = (
@@ -170,10 +202,11 @@ def _sentence(
             )
             return f"Fine-tuning helped. {facts}{tail}"
         return f"Fine-tuning hurt. {facts} The {kept} one is the model you download."
-    low, high = wilson_interval(int(tuned_right.sum()), n)
-    points = 100 * (high - low)
+    sure = accuracy_interval(tuned_right, groups)
+    points, count = 100 * (sure.high - sure.low), len(np.unique(groups))
     if points > _MOST_POINTS:
-        return f"Too few test pictures to tell. With {n} the interval spans {points:.0f} points. Add pictures, or use repeats."
+        many = str(n) if count == n else f"{n} in {count} groups"
+        return f"Too few test pictures to tell. With {many} the interval spans {points:.0f} points. Add pictures, or use repeats."
     advice = " Keep the frozen one: it is simpler and trains in seconds." if chosen == "frozen" else ""
     return f"No difference shown. {facts}{advice}"
 

@@ -109,8 +109,9 @@ class ComparedRun(BaseModel):
 class AgainstFirst(BaseModel):
     """A run's model against that of the first run, on the same test pictures.
 
-    `gained` and `lost` are pictures that only this one, or only the first, has right; `p_value` is McNemar's exact test; `verdict` is `tie`
-    where the difference may be chance (p at least 0.05).
+    `gained` and `lost` are pictures that only this one, or only the first, has right; `p_value` is McNemar's exact test, in
+    which pictures of one group and near duplicates of each other share one vote; `verdict` is `tie` where the difference may be chance (p
+    at least 0.05).
     """
 
     id: str

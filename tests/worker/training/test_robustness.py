@@ -73,6 +73,15 @@ def test_a_planted_corner_mark_is_reported_as_decided_by_the_border() -> None:
     assert rows["jpeg_30"]["accuracy"] == 1.0
 
 
+def test_ten_copies_of_one_picture_call_nobody_out_and_lose_once() -> None:
+    pixels, labels = planted()
+    groups = np.where(labels == 1, 100, np.arange(len(labels)))
+    card = robustness(pixels, labels, groups, ["dark", "marked", "bright"], by_corner)
+    assert card["border"] == []
+    (row,) = [row for row in card["changes"] if row["name"] == "centre_only"]
+    assert (row["lost"], row["p_value"]) == (10, 1.0)
+
+
 def test_few_pictures_call_nobody_out() -> None:
     pixels, labels = planted(3)
     assert robustness(pixels, labels, np.arange(9), ["a", "b", "c"], by_corner)["border"] == []
@@ -81,7 +90,7 @@ def test_few_pictures_call_nobody_out() -> None:
 def test_a_network_that_says_one_class_of_every_border_is_not_called_out_for_it() -> None:
     labels = np.repeat([0, 1], 20)
     always_one, never_one = np.ones(40, int), np.zeros(40, int)
-    assert decided_by_border(always_one, never_one, labels, ["a", "b"]) == []
+    assert decided_by_border(always_one, never_one, labels, np.arange(40), ["a", "b"]) == []
 
 
 def test_chance_calls_out_less_than_one_run_in_a_hundred() -> None:
@@ -91,5 +100,5 @@ def test_chance_calls_out_less_than_one_run_in_a_hundred() -> None:
         labels = np.repeat(np.arange(4), 15)
         right = random.random((2, 60)) < 0.8
         said = [np.where(one, labels, random.integers(0, 4, 60)) for one in right]
-        called += bool(decided_by_border(*said, labels, list("abcd")))
+        called += bool(decided_by_border(*said, labels, np.arange(60), list("abcd")))
     assert called <= 4

@@ -12,6 +12,7 @@ from worker.training.statistics import (
     fit_temperature,
     fit_temperature_of_logits,
     group_numbers,
+    mcnemar,
     p_text,
     softmax,
     wilson_interval,
@@ -166,6 +167,34 @@ def test_no_difference_at_all_is_no_certainty() -> None:
 def test_mcnemars_exact_test_is_that_of_the_binomial_distribution() -> None:
     assert exact_mcnemar(0, 5) == pytest.approx(2 / 2**5)
     assert exact_mcnemar(0, 0) == 1.0
+
+
+def test_copies_of_one_picture_are_one_vote() -> None:
+    frozen, tuned = _right(100, 20, 2, 10)
+    alone, groups = np.arange(132), np.arange(132)
+    assert mcnemar(frozen, tuned, alone) == exact_mcnemar(20, 2)
+    groups[100:120] = 100  # the twenty gained ones are copies of one picture
+    found = compare(frozen, tuned, "fine_tune", groups)
+    assert (found.gained, found.lost) == (20, 2)
+    assert found.p_value == mcnemar(frozen, tuned, groups) == 1.0
+    assert found.sentence.startswith("No difference shown. ")
+    groups[100:120] = np.repeat(np.arange(100, 110), 2)  # of ten
+    assert mcnemar(frozen, tuned, groups) == exact_mcnemar(10, 2)
+
+
+def test_a_group_votes_as_most_of_its_differing_pictures_do_and_against_the_pictures_it_shows_nothing() -> None:
+    frozen, tuned = _right(0, 11, 14, 0)
+    mixed = np.array([0] * 3 + [1] * 8 + [0] * 2 + [1] * 8 + [2] * 4)  # 3 gained 2 lost; 8 and 8; 4 lost
+    assert mcnemar(frozen, tuned, mixed) == exact_mcnemar(1, 1) == 1.0
+    films = np.array([*range(11), *[11] * 14])  # eleven groups gained, one group lost, yet more pictures lost
+    assert mcnemar(frozen, tuned, films) == 1.0
+
+
+def test_few_groups_are_too_few_however_many_pictures_they_have() -> None:
+    frozen, tuned = _right(160, 2, 2, 36)
+    assert compare(frozen, tuned, "frozen").sentence.startswith("No difference shown. ")
+    found = compare(frozen, tuned, "frozen", np.arange(200) // 20)
+    assert found.sentence.startswith("Too few test pictures to tell. With 200 in 10 groups the interval spans ")
 
 
 def test_resampling_draws_what_one_large_table_of_draws_would_hold() -> None:
