@@ -93,7 +93,7 @@ def _write_near(session: Session, version: DatasetVersion) -> None:
     """Near duplicates, and which of them are in two splits or in two classes."""
     kinds = (Kind.NEAR_DUPLICATES, Kind.LEAKS, Kind.CONFLICTS)
     there = {kind: _count(session, version, kind) for kind in kinds}
-    for some in near_pairs(session, version):
+    for some in near_pairs(session, version.id):
         parted = {Kind.NEAR_DUPLICATES: some}
         parted[Kind.LEAKS] = [pair for pair in some if pair.one.split != pair.other.split]
         parted[Kind.CONFLICTS] = [pair for pair in some if pair.one.label != pair.other.label]
@@ -110,7 +110,8 @@ def _write_near(session: Session, version: DatasetVersion) -> None:
             for number, pair in enumerate(parted[kind], there[kind])
         ]
         there = {kind: there[kind] + len(parted[kind]) for kind in kinds}
-        session.execute(insert(VersionIssue), rows)
+        if rows:
+            session.execute(insert(VersionIssue), rows)
 
 
 def _count(session: Session, version: DatasetVersion, kind: Kind) -> int:

@@ -6,10 +6,10 @@ In plain queries by ids: joined in one, SQLite took the pictures of a version ti
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
-from core.tables import DatasetVersion, NearPair, Split, VersionImage
+from core.tables import NearPair, Split, VersionImage
 
 _AT_ONCE = 5000
 
@@ -21,6 +21,7 @@ class Place(NamedTuple):
     image_id: str
     label: int
     split: Split
+    group: str | None
 
 
 class Near(NamedTuple):
@@ -31,12 +32,17 @@ class Near(NamedTuple):
     score: float
 
 
-_COLUMNS = (VersionImage.ordinal, VersionImage.image_id, VersionImage.label, VersionImage.split)
+_COLUMNS = (VersionImage.ordinal, VersionImage.image_id, VersionImage.label, VersionImage.split, VersionImage.group)
 
 
-def near_pairs(session: Session, version: DatasetVersion) -> Iterator[list[Near]]:
-    """Every pair of which both are in the version, by the ordinals of the first and of the second."""
-    mine = VersionImage.version_id == version.id
+def near_pairs(session: Session, version_id: str | None, split: Split | None = None) -> Iterator[list[Near]]:
+    """Every pair of which both are in the version (in this split of it), by the ordinals of the first and of the second.
+
+    A list for every 5,000 pictures, empty perhaps.
+    """
+    mine = VersionImage.version_id == version_id
+    if split is not None:
+        mine = and_(mine, VersionImage.split == split)
     query, last = select(*_COLUMNS).where(mine).order_by(VersionImage.ordinal).limit(_AT_ONCE), None
     while rows := session.execute(query if last is None else query.where(VersionImage.ordinal > last)).all():
         last = rows[-1].ordinal
@@ -49,6 +55,4 @@ def near_pairs(session: Session, version: DatasetVersion) -> Iterator[list[Near]
             asked = VersionImage.image_id.in_(elsewhere[start : start + _AT_ONCE])
             for row in session.execute(select(*_COLUMNS).where(mine, asked)):
                 places[row.image_id] = Place(*row)
-        found = [Near(places[one], places[other], score) for one, other, score in pairs if other in places]
-        if found:
-            yield sorted(found)
+        yield sorted(Near(places[one], places[other], score) for one, other, score in pairs if other in places)

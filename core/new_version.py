@@ -250,7 +250,7 @@ def _read(session: Session, version: DatasetVersion, *, keep_groups: bool) -> tu
 
 def _near(session: Session, version: DatasetVersion, ordinals: Any) -> tuple[Any, Any]:
     """Pairs of near duplicates in a version, as indices into these ordinals."""
-    found = [(pair.one.ordinal, pair.other.ordinal) for some in near_pairs(session, version) for pair in some]
+    found = [(pair.one.ordinal, pair.other.ordinal) for some in near_pairs(session, version.id) for pair in some]
     pairs = np.array(found, np.int64).reshape(-1, 2)
     order = np.argsort(ordinals)
     places = order[np.searchsorted(ordinals, pairs, sorter=order)]

@@ -6,15 +6,13 @@ cost nothing.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
-from sqlalchemy import and_, func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from core.database import Database
-from core.tables import DatasetVersion, NearPair, Split, VersionImage
+from core.near_pairs import Near, near_pairs
+from core.tables import DatasetVersion, Split
 
-AT_ONCE = 2000
 Member = tuple[str, str | None]  # id of a picture, name of its group
 
 
@@ -55,42 +53,20 @@ def version_units(database: Database, version: DatasetVersion, keep: Callable[[]
     """The units of a version.
 
     Args:
-        keep: called between every 2,000 pictures.
+        keep: called between every some thousand pictures.
     """
-
-    def pairs() -> Iterator[tuple[Member, Member]]:
-        with database.read() as session:
-            last = session.scalar(_last_ordinal(version.id))
-        for start in range(0, -1 if last is None else last + 1, AT_ONCE):
-            if start:
-                keep()
-            with database.read() as session:
-                found = session.execute(_pairs(version.id, range(start, start + AT_ONCE))).all()
-            yield from (((one, group), (other, its_group)) for one, group, other, its_group in found)
-
-    return Units(pairs())
+    with database.read() as session:
+        return Units(_kept(near_pairs(session, version.id), keep))
 
 
-def units_of_test(session: Session, version_id: str) -> Units:
+def units_of_test(session: Session, version_id: str | None) -> Units:
     """The units of a version's test pictures."""
-    rows = session.execute(_pairs(version_id, None).execution_options(yield_per=AT_ONCE))
-    return Units(((one, group), (other, its_group)) for one, group, other, its_group in rows)
+    return Units(_kept(near_pairs(session, version_id, Split.TEST), lambda: None))
 
 
-def _last_ordinal(version_id: str) -> Any:
-    return select(func.max(VersionImage.ordinal)).where(VersionImage.version_id == version_id)
-
-
-def _pairs(version_id: str, ordinals: range | None) -> Any:
-    """Pairs of which both are in the version, by the ordinals of the first; None: both in test."""
-    one, other = aliased(VersionImage), aliased(VersionImage)
-    asked = (
-        select(one.image_id, one.group, other.image_id, other.group)
-        .select_from(one)
-        .join(NearPair, NearPair.image_id == one.image_id)
-        .join(other, and_(other.version_id == version_id, other.image_id == NearPair.other_id))
-        .where(one.version_id == version_id)
-    )
-    if ordinals is None:
-        return asked.where(one.split == Split.TEST, other.split == Split.TEST)
-    return asked.where(one.ordinal >= ordinals.start, one.ordinal < ordinals.stop)
+def _kept(found: Iterable[list[Near]], keep: Callable[[], None]) -> Iterator[tuple[Member, Member]]:
+    for number, some in enumerate(found):
+        if number:
+            keep()
+        for one, other, _ in some:
+            yield (one.image_id, one.group), (other.image_id, other.group)

@@ -11,6 +11,7 @@ from core.new_version import change_version
 from core.tables import DatasetVersion, ImageLook, NearPair, VersionImage
 from core.version_changes import VersionChanges
 from tests.core.rows import person, version
+from tests.core.sqlite_steps import sqlite_steps
 
 
 def pair_up(session: Session, base: DatasetVersion, *, by: int) -> None:
@@ -66,16 +67,7 @@ def test_sqlite_takes_steps_by_the_number_of_pictures_not_by_its_square(database
             pair_up(session, base, by=1)
             if analyzed:
                 session.execute(text("ANALYZE"))
-            taken.append(0)
-
-            def count() -> int:
-                taken[-1] += 1
-                return 0
-
-            connection = session.connection().connection.driver_connection
-            assert connection is not None
-            connection.set_progress_handler(count, 100)
-            made = change_version(session, base, VersionChanges.model_validate({"resplit": resplit}))
-            connection.set_progress_handler(None, 100)
+            with sqlite_steps(session, taken):
+                made = change_version(session, base, VersionChanges.model_validate({"resplit": resplit}))
             assert made.issues["near_duplicates"] >= 2 * each
     assert taken[1] < 6 * taken[0], taken

@@ -21,6 +21,7 @@ from core.tables import DatasetVersion, Decision, LabelCheckStatus, Split, User
 from core.version_changes import VersionChanges
 from tests.core import rows
 from tests.core.rows import RememberingQueue
+from tests.core.sqlite_steps import sqlite_steps
 
 pytestmark = pytest.mark.both_databases
 CLASSES = ("cat", "dog", "fox")
@@ -230,17 +231,8 @@ def test_what_waits_is_read_from_the_decisions_not_from_every_picture(database: 
             for image_id in some[:4]:
                 label_desk.decide(session, version, image_id, Decision.RELABEL, "class 1")
             session.flush()
-            taken.append(0)
-
-            def count() -> int:
-                taken[-1] += 1
-                return 0
-
-            connection = session.connection().connection.driver_connection
-            assert connection is not None
-            connection.set_progress_handler(count, 10)
-            waiting = label_desk.pending(session, version)
-            connection.set_progress_handler(None, 10)
+            with sqlite_steps(session, taken):
+                waiting = label_desk.pending(session, version)
             assert len(waiting) == 4
     assert taken[1] < 2 * taken[0], taken
 
