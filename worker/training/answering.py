@@ -82,7 +82,7 @@ def _probabilities(head: keras.Model, pooled: Any, temperature: float | None) ->
 
 
 def _known_score(average: Any, doubt: Doubt) -> Any:
-    """sigmoid((limit - squared length outside the directions) / width), float32 [n]; see `doubt.fit_known`."""
+    """sigmoid((limit - squared length outside the directions) / width), float32 [n]; see `doubt.fit_directions`."""
     unit = keras.layers.UnitNormalization(name="length_one")(average)
     mean = doubt.mean.astype(np.float64)
     inside = _dense(unit, doubt.directions, -(mean @ doubt.directions), "inside")

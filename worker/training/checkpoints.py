@@ -35,6 +35,7 @@ class State:
         results: one entry per finished phase: kind, index, metrics of the weights kept, seconds.
         seconds: spent in the present phase.
         batch_size: pictures per step when this was written.
+        strength: L2 strength that cross-validation chose for the last logistic head; None: none was fitted.
     """
 
     run: str
@@ -49,6 +50,7 @@ class State:
     results: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     batch_size: int = 0
+    strength: float | None = None
 
     @property
     def last_validation(self) -> dict[str, float]:

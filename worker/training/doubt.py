@@ -3,7 +3,7 @@
 Fitted on train and validation alone, after the last phase; carried inside every export (worker/training/answering.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,13 @@ from worker.training.learner import logits_of
 from worker.training.ledger import Ledger
 from worker.training.materials import Workplace, plain_pooled
 from worker.training.network import Network
+from worker.training.phases import class_weights
 from worker.training.statistics import fit_temperature_of_logits, softmax
 
 WISHED_PRECISION = 0.95
 KNOWN = 0.5  # a `known_score` below it is unknown
 LOWEST_THRESHOLD = 0.5  # less than half of the probability is never confident
+NEVER = 2.0  # a threshold that no probability reaches
 VERDICTS = ("confident", "unsure", "unknown")  # by the number that a graph gives; worker.prediction.models has them too
 _MOST_TRAIN = 1000  # pictures that the statistics are made of
 _ENOUGH_VALIDATION = 500  # pictures from which on validation alone decides the temperature
@@ -32,6 +34,7 @@ _LEAST_WIDTH = 1e-3  # a thousand times what float32 rounds squared lengths by: 
 _FOLDS = 5
 _ITERATIONS = 100
 _BATCH = 1024
+_BATCH_BYTES = 2**26  # of features at once: unpooled ones (`flatten`) are large
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Doubt:
     Attributes:
         temperature: by which logits are divided; None: too few pictures to say, nothing is scaled.
         fitted_on: how many pictures decided the temperature.
-        thresholds: float32 [classes]; an answer with at least this probability is confident.
+        cross_validated: how many of those are training pictures, as heads answered them that had not learnt from them.
+        thresholds: float32 [classes]; an answer with at least this probability is confident, NEVER: none is.
         own_thresholds: labels with a threshold of their own; the others share one.
         mean: float32 [d], of the training pictures' features, each of length one.
         directions: float32 [d, k], orthonormal: in which training pictures differ from that mean.
@@ -51,6 +55,7 @@ class Doubt:
 
     temperature: float | None
     fitted_on: int
+    cross_validated: int
     thresholds: np.ndarray
     own_thresholds: tuple[int, ...]
     mean: np.ndarray
@@ -59,22 +64,33 @@ class Doubt:
     width: float
 
     def as_json(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """What people are told of it."""
+        """What people are told of it; a class that is never confident has null for its threshold."""
+        thresholds = [None if value >= NEVER else float(value) for value in self.thresholds]
         return {
             "temperature": self.temperature,
             "temperature_fitted_on": self.fitted_on,
+            "temperature_cross_validated": self.cross_validated,
             "precision": WISHED_PRECISION,
-            "thresholds": {name: float(value) for name, value in zip(class_names, self.thresholds, strict=True)},
+            "thresholds": dict(zip(class_names, thresholds, strict=True)),
             "own_thresholds": [class_names[label] for label in self.own_thresholds],
             "known_below": KNOWN,
         }
 
+    def calibration_text(self) -> str:
+        """How the probabilities are calibrated and by which pictures, for the model card."""
+        if self.temperature is None:
+            return f"as trained ({self.fitted_on} held-out pictures are too few for a temperature)"
+        text = f"calibrated (temperature {self.temperature:.3g}, from {self.fitted_on - self.cross_validated} validation pictures"
+        if self.cross_validated:
+            text += f" and {self.cross_validated} training pictures in cross-validation of the frozen phase's head"
+        return text + ")"
+
 
 @dataclass(frozen=True)
 class _Seen:
-    """Pooled features float32 [n, d], logits float64 [n, classes] and labels of some pictures."""
+    """What was kept of the features, logits float64 [n, classes] and labels of some pictures."""
 
-    features: np.ndarray
+    kept: np.ndarray
     logits: np.ndarray
     labels: np.ndarray
 
@@ -88,20 +104,34 @@ def make_doubt(work: Workplace, ledger: Ledger, chosen_index: int, frozen_index:
     """
     ledger.put_back(work.network, chosen_index)
     train = _spread(work.positions("train"), _MOST_TRAIN)
-    known = _look(work, train)
-    held = _look(work, work.positions("validation"))
+    known = _look(work, train, _features)
+    mean, directions = fit_directions(known.kept)
+    held = _look(work, work.positions("validation"), lambda features: outside(features, mean, directions))
     logits, labels = held.logits, held.labels
-    if len(labels) < _ENOUGH_VALIDATION and frozen_index is not None:
+    if len(labels) < _ENOUGH_VALIDATION and frozen_index is not None and _has_one_layer(work):
         if frozen_index != chosen_index:
             ledger.put_back(work.network, frozen_index)
-        guessed = cross_validated(work, train, known if frozen_index == chosen_index else _look(work, train))
+        seen = known if frozen_index == chosen_index else _look(work, train, _features)
+        guessed = cross_validated(work, train, seen.kept, ledger.state.strength)
         if frozen_index != chosen_index:
             ledger.put_back(work.network, chosen_index)
-        logits, labels = np.concatenate([logits, guessed]), np.concatenate([labels, known.labels])
+        if guessed is not None:
+            logits, labels = np.concatenate([logits, guessed]), np.concatenate([labels, known.labels])
     temperature = fit_temperature_of_logits(logits, labels)
     scaled = softmax(logits / (temperature or 1.0))
     thresholds, own = fit_thresholds(scaled, labels, np.bincount(held.labels, minlength=work.n_classes))
-    return Doubt(temperature, len(labels), thresholds, own, *fit_known(known.features, held.features))
+    others = len(labels) - len(held.labels)
+    return Doubt(temperature, len(labels), others, thresholds, own, mean, directions, *fit_limit(held.kept))
+
+
+def _has_one_layer(work: Workplace) -> bool:
+    """Whether the head is what cross-validation can fit again: one layer on pooled features."""
+    head = work.config.head
+    return not head.hidden_units and head.pooling != "flatten"
+
+
+def _features(features: np.ndarray) -> np.ndarray:
+    return features
 
 
 def _spread(positions: np.ndarray, most: int) -> np.ndarray:
@@ -111,8 +141,12 @@ def _spread(positions: np.ndarray, most: int) -> np.ndarray:
     return positions[np.linspace(0, len(positions) - 1, most).astype(np.int64)]
 
 
-def _look(work: Workplace, positions: np.ndarray) -> _Seen:
-    """Plain pictures through the network as it stands; stored features are found again."""
+def _look(work: Workplace, positions: np.ndarray, keep: Callable[[np.ndarray], np.ndarray]) -> _Seen:
+    """Plain pictures through the network as it stands; stored features are found again.
+
+    Args:
+        keep: (averaged features float32 [n, d]) -> what is kept of them [n, ...]; memory holds one batch of the features beside that.
+    """
     extractor = plain_pooled(work)
     total = len(positions)
     progress = Progress(work.speaker, Place("evaluate", message="Learning what the model does not know"), total, total)
@@ -121,12 +155,18 @@ def _look(work: Workplace, positions: np.ndarray) -> _Seen:
         work.orders.check()
         progress.at(done, done)
 
-    stored = work.store.features(extractor, positions, 1, say).gather(np.arange(total)).astype(np.float32)
+    stored = work.store.features(extractor, positions, 1, say)
     head = work.network.head
     answer = logits_of(head, head.get_layer("head_pooling").output)
-    parts = [np.asarray(answer(stored[first : first + _BATCH], False)) for first in range(0, total, _BATCH)]
-    logits = columns(np.concatenate(parts).astype(np.float64))
-    return _Seen(averaged(work.network, stored), logits, work.folder.pictures.labels[positions])
+    size = max(1, min(_BATCH, _BATCH_BYTES // (4 * int(np.prod(stored.shape)))))
+    kept, logits = [], []
+    for first in range(0, total, size):
+        work.orders.check()
+        batch = stored.gather(np.arange(first, min(first + size, total))).astype(np.float32)
+        kept.append(keep(averaged(work.network, batch)))
+        logits.append(np.asarray(answer(batch, False)))
+    wide = columns(np.concatenate(logits).astype(np.float64))
+    return _Seen(np.concatenate(kept), wide, work.folder.pictures.labels[positions])
 
 
 def averaged(network: Network, pooled: np.ndarray) -> np.ndarray:
@@ -142,18 +182,30 @@ def columns(logits: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros_like(logits), logits], axis=1)
 
 
-def cross_validated(work: Workplace, positions: np.ndarray, seen: _Seen) -> np.ndarray:
-    """Logits float64 [n, classes] of training pictures by logistic heads that did not learn from them: five folds, groups whole."""
+def cross_validated(
+    work: Workplace, positions: np.ndarray, features: np.ndarray, strength: float | None
+) -> np.ndarray | None:
+    """Logits of training pictures by logistic heads that did not learn from them: five folds, groups whole, the run's class weights.
+
+    Args:
+        positions: of the pictures.
+        features: pooled, float32 [n, d].
+        strength: L2 strength that the run's own logistic head has; None: it is chosen here.
+
+    Returns:
+        float64 [n, classes]; None where all pictures are of one group.
+    """
     n_classes, smoothing = work.n_classes, work.config.label_smoothing
+    labels = work.folder.pictures.labels[positions]
     names = [work.folder.pictures.groups[position] or f"/{position}" for position in positions]
     groups = np.unique(names, return_inverse=True)[1]
     targets = np.full((len(positions), n_classes), smoothing / n_classes, np.float32)
-    targets[np.arange(len(positions)), seen.labels] += 1.0 - smoothing
-    problem = Problem(fit_scaler(seen.features)(seen.features), targets, np.ones(len(positions), np.float32))
+    targets[np.arange(len(positions)), labels] += 1.0 - smoothing
+    weights = class_weights(work.labels("train"), n_classes, work.config.class_weights)[labels]
+    problem = Problem(fit_scaler(features)(features), targets, weights)
     folds = min(_FOLDS, int(groups.max()) + 1)
     if folds < 2:
-        return seen.logits
-    strength = work.strength
+        return None
     if strength is None:
         strength, _ = choose_strength(problem, groups, threads=work.folder.threads, check=work.orders.check)
     found = np.empty((len(positions), n_classes))
@@ -176,9 +228,10 @@ def fit_thresholds(
         validation_counts: validation pictures by label; a class with fewer than 30 shares one threshold with the others.
 
     Returns:
-        float32 [classes], and the labels that have their own. Where nothing is right as often as wished: 1.
+        float32 [classes], and the labels that have their own. Where nothing is right as often as wished: NEVER.
     """
-    said, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    # as the graph has them: two answers that float32 cannot tell apart are on one side of every threshold
+    said, sure = probabilities.argmax(axis=1), probabilities.max(axis=1).astype(np.float32)
     shared = _lowest(sure, said == labels)
     thresholds = np.full(probabilities.shape[1], shared, np.float32)
     own = tuple(int(label) for label in np.flatnonzero(validation_counts >= _FEWEST_OF_A_CLASS))
@@ -189,25 +242,27 @@ def fit_thresholds(
 
 
 def _lowest(sure: np.ndarray, right: np.ndarray) -> float:
-    order = np.argsort(-sure, kind="stable")
-    share = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    good = np.flatnonzero(share >= WISHED_PRECISION)
-    if not len(good):
-        return 1.0
-    return max(LOWEST_THRESHOLD, float(sure[order][good[-1]]))
+    likely = sure >= LOWEST_THRESHOLD
+    order = np.argsort(-sure[likely], kind="stable")
+    levels, hits = sure[likely][order], right[likely][order]
+    share = np.cumsum(hits) / np.arange(1, len(levels) + 1)
+    last = np.ones(len(levels), bool)  # of equal ones: only there all of them are counted
+    last[:-1] = levels[1:] < levels[:-1]
+    good = np.flatnonzero(last & (share >= WISHED_PRECISION))
+    return float(levels[good[-1]]) if len(good) else NEVER
 
 
-def fit_known(train: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]:
+def fit_directions(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What pictures of this kind look like to the network: the directions in which the features of training pictures vary.
 
     A picture of something else has more of its features outside of them; so ViM (Wang et al., CVPR 2022) has it, here on features of
-    length one. The limit is that of a prediction interval for one more picture of the held-out kind (logarithms taken as normal).
+    length one.
 
     Args:
-        train, held: float32 [n, d], pooled features; `held` of pictures that nothing was fitted on.
+        train: float32 [n, d], pooled features.
 
     Returns:
-        mean [d], directions [d, k], limit, width: see Doubt.
+        mean [d], directions [d, k]: see Doubt.
     """
     unit = unit_length(train)
     mean = unit.mean(axis=0)
@@ -219,13 +274,24 @@ def fit_known(train: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndarr
         directions = centred.T @ vectors[:, -count:] / np.sqrt(np.maximum(values[-count:], 1e-12))
     else:
         directions = np.linalg.eigh(centred.T @ centred)[1][:, -count:]
-    directions = directions.astype(np.float32)
-    logs = np.log(np.maximum(outside(held, mean, directions), 1e-6))
+    return mean, directions.astype(np.float32)
+
+
+def fit_limit(left: np.ndarray) -> tuple[float, float]:
+    """The limit of a prediction interval for one more picture of the held-out kind (logarithms taken as normal).
+
+    Args:
+        left: `outside` of pictures that nothing was fitted on, float [n].
+
+    Returns:
+        limit, width: see Doubt.
+    """
+    logs = np.log(np.maximum(left, 1e-6))
     n = len(logs)
     spread = max(float(logs.std(ddof=1)) if n > 1 else 0.5, 0.05)
     reach = float(student.ppf(_KNOWN_SHARE, max(n - 1, 2))) * np.sqrt(1 + 1 / n)
     limit = float(np.exp(logs.mean() + reach * spread))
-    return mean, directions, limit, max(limit * spread / 2, _LEAST_WIDTH)
+    return limit, max(limit * spread / 2, _LEAST_WIDTH)
 
 
 def unit_length(features: np.ndarray) -> np.ndarray:

@@ -60,7 +60,7 @@ _CARD_SIGNATURES = """\
 
 Each gives three outputs; `python verify.py` checks them on this machine.
 
-- `probabilities` float32 [n, classes], calibrated (temperature {temperature})
+- `probabilities` float32 [n, classes], {calibration}
 - `known_score` float32 [n], 0 to 1: below 0.5 the picture is unlike those the model learnt from
 - `verdict` int32 [n]: 0 confident (its class was right in at least {precision:.0%} of such answers on held-out pictures), 1 unsure,
   2 unknown"""
@@ -278,7 +278,7 @@ def _card(
         _CARD_SIGNATURES.format(
             height=height,
             width=width,
-            temperature="1" if doubt.temperature is None else f"{doubt.temperature:.3g}",
+            calibration=doubt.calibration_text(),
             precision=WISHED_PRECISION,
         ),
     ]

@@ -33,7 +33,7 @@ def run_logistic(work: Workplace, phase: FrozenPhase, index: int, setup: Setup, 
     strength, _ = choose_strength(problem, groups, threads=work.folder.threads, check=work.orders.check)
     work.speaker.log(f"Logistic regression: L2 strength {strength:g}, chosen by cross-validation inside train.")
     state.seconds += time.monotonic() - started
-    work.strength = strength
+    state.strength = strength
     follower = _Follower(work, phase, index, state, scaler, labels, setup, problem.features)
     with one_blas_thread():
         last = fit(problem, strength, iterations=phase.epochs, each=follower)

@@ -66,7 +66,6 @@ class Workplace:
     Attributes:
         wants_bfloat16: frozen parts may run in bfloat16 where that is checked to agree.
         precision: what the frozen parts ran in.
-        strength: L2 strength that cross-validation chose for a logistic head in this process; None: none was fitted.
     """
 
     folder: RunFolder
@@ -77,7 +76,6 @@ class Workplace:
     orders: Orders
     wants_bfloat16: bool
     precision: str = "float32"
-    strength: float | None = None
 
     @property
     def config(self) -> TrainingConfig:

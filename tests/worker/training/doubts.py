@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from worker.training.doubt import Doubt, averaged, fit_known
+from worker.training.doubt import Doubt, averaged, fit_directions, fit_limit, outside
 from worker.training.golden import patterns
 from worker.training.layers import PictureResizer
 from worker.training.network import Network
@@ -18,4 +18,6 @@ def doubt_of(network: Network, temperature: float | None = 0.5) -> Doubt:
     features = averaged(network, np.asarray(pooled(pictures.astype(np.float32))))
     n_classes = max(2, network.head.output.shape[-1])
     thresholds = np.full(n_classes, 0.6, np.float32)
-    return Doubt(temperature, 100, thresholds, (), *fit_known(features[:12], features[12:]))
+    mean, directions = fit_directions(features[:12])
+    limit, width = fit_limit(outside(features[12:], mean, directions))
+    return Doubt(temperature, 100, 0, thresholds, (), mean, directions, limit, width)
