@@ -1,4 +1,4 @@
-"""`python -m worker.training.convert FOLDER`: another file format of a model, compared with it on the whole test split.
+"""`python -m worker.training.convert FOLDER`: another file format of a model, compared with its SavedModel on the test split.
 
 `order.json` in the folder says what is wanted; `FORMAT.zip` and `result.json` are written beside it. The file is checked in a
 process of its own that runs it as a person will (onnxruntime, ai-edge-litert: without TensorFlow) before it goes into the zip.
@@ -8,8 +8,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from core.errors import ThawError
 from worker.training.export import write_zip
@@ -27,13 +29,18 @@ from worker.training.pictures import decode
 
 ENDINGS = {"keras": "keras", "tflite": "tflite", "tflite_float16": "tflite", "tflite_int8": "tflite", "onnx": "onnx"}
 EXACT = ("keras", "tflite", "onnx")  # float32: the same answers, or there is no file
-MOST_COMPARED = 10_000  # test pictures; more are drawn evenly
+MOST_COMPARED = 10_000  # test pictures; more are drawn evenly, and fewer are compared where the time is over
+MOST_WHOLE = 32  # test pictures that a file with the resize inside is asked about from their own pixels
+WHOLE_SIDE = 1280  # pixels; larger ones are made smaller first
 CALIBRATING = 128  # training pictures that set the ranges of int8
 LEAST_TOP1 = 0.5  # a quantised file that agrees less is broken
 _BATCH = 32
 _OPSET = 17
 _HERE = Path(__file__).parent
-_CHECK_SECONDS = 3000
+_ASK_SECONDS = (
+    300.0  # for the SavedModel's answers, and as much again for the file's: what is left then is not compared
+)
+_CHECK_SECONDS = 900  # then the file's process hangs
 _NOTE = """
 ## This file
 
@@ -90,14 +97,10 @@ def convert(folder: Path, order: Order) -> dict[str, Any]:
     Raises:
         Unfit: nothing is given out.
     """
-    whole: keras.Model = keras.saving.load_model(
-        order.keras
-    )  # written by our own trainer, and in safe mode all the same
-    classifier = whole.get_layer("classifier")
     resize = PictureResizer(order.image_size, order.resize)
     file = folder / f"model.{ENDINGS[order.format]}"
-    _MAKERS[order.format](order, classifier, resize, file)
-    pictures = _write_arrays(folder / "arrays", order, classifier, resize)
+    _MAKERS[order.format](order, resize, file)
+    pictures = _write_arrays(folder / "arrays", order, resize)
     found = _check(file, folder / "arrays")
     agreement = {
         **{name: found[name] for name in ("top1", "same_verdict", "max_abs_diff", "max_known_score_diff")},
@@ -110,11 +113,11 @@ def convert(folder: Path, order: Order) -> dict[str, Any]:
     return {"format": order.format, "size_bytes": size, "sha256": digest, "agreement": agreement}
 
 
-def _write_keras(order: Order, _: keras.Model, __: PictureResizer, file: Path) -> None:
+def _write_keras(order: Order, _: PictureResizer, file: Path) -> None:
     file.write_bytes(Path(order.keras).read_bytes())
 
 
-def _write_tflite(order: Order, _: keras.Model, resize: PictureResizer, file: Path) -> None:
+def _write_tflite(order: Order, resize: PictureResizer, file: Path) -> None:
     converter = tf.lite.TFLiteConverter.from_saved_model(order.saved_model, signature_keys=["serving_resized"])
     if order.format != "tflite":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -132,9 +135,11 @@ def _write_tflite(order: Order, _: keras.Model, resize: PictureResizer, file: Pa
     file.write_bytes(converter.convert())
 
 
-def _write_onnx(order: Order, classifier: keras.Model, _: PictureResizer, file: Path) -> None:
+def _write_onnx(order: Order, _: PictureResizer, file: Path) -> None:
     import tf2onnx  # noqa: PLC0415 - an extra of its own, slow to import
 
+    whole: keras.Model = keras.saving.load_model(order.keras)  # by our own trainer, and in safe mode all the same
+    classifier = whole.get_layer("classifier")
     spec = tf.TensorSpec((None, *order.image_size, 3), tf.uint8, name="images")
     classifier(
         np.zeros((1, *order.image_size, 3), np.uint8)
@@ -147,7 +152,7 @@ def _write_onnx(order: Order, classifier: keras.Model, _: PictureResizer, file: 
     tf2onnx.convert.from_function(serving, input_signature=[spec], opset=_OPSET, output_path=str(file))
 
 
-_MAKERS: dict[str, Callable[[Order, keras.Model, PictureResizer, Path], None]] = {
+_MAKERS: dict[str, Callable[[Order, PictureResizer, Path], None]] = {
     "keras": _write_keras,
     "tflite": _write_tflite,
     "tflite_float16": _write_tflite,
@@ -161,33 +166,60 @@ def _pixels(paths: Sequence[str], seed: int) -> Iterator[Any]:
     return (decode(Path(path)) for path in paths) if paths else patterns(seed)
 
 
-def _write_arrays(folder: Path, order: Order, classifier: keras.Model, resize: PictureResizer) -> float:
-    """Write pictures.npy uint8 [n, H, W, 3] and expected.npz for the check.
+def _write_arrays(folder: Path, order: Order, resize: PictureResizer) -> float:
+    """Write pictures and the SavedModel's answers for the check: pictures.npy uint8 [n, H, W, 3] and expected.npz, and for a file
+    with the resize inside whole/*.png and whole.npz.
+
+    Pictures go in an order that is drawn: where the time is over, those that were asked about speak for all.
 
     Returns:
         Share of files that get the same first class from the pixels of `resize.py`.
     """
     folder.mkdir()
+    saved = tf.saved_model.load(order.saved_model)
+    order = replace(order, test=tuple(np.random.default_rng(order.seed).permutation(np.array(order.test, object))))
     count = len(order.test) or len(list(patterns(order.seed)))
     shape = (count, *order.image_size, 3)
     arrays = np.lib.format.open_memmap(folder / "pictures.npy", "w+", dtype=np.uint8, shape=shape)
     snippet: dict[str, Any] = {}
     exec(compile(_resize_snippet(order), "resize.py", "exec"), snippet)  # noqa: S102 - our own template, as it is shipped
-    same, parts = 0, []
-    answer = tf.function(lambda images: classifier(images, training=False))
-    for first in range(0, count, _BATCH):
-        some = range(first, min(first + _BATCH, count))
-        for index, pixels in zip(some, _pixels(order.test[first : first + _BATCH], order.seed), strict=False):
+    same, parts, asked = 0, [], 0
+    resized = _asker(saved, "serving_resized")
+    until = time.monotonic() + _ASK_SECONDS
+    while asked < count and (not asked or time.monotonic() < until):
+        some = range(asked, min(asked + _BATCH, count))
+        for index, pixels in zip(some, _pixels(order.test[some.start : some.stop], order.seed), strict=True):
             arrays[index] = resize(pixels)
-        found = {name: value.numpy() for name, value in answer(tf.constant(arrays[some.start : some.stop])).items()}
-        parts.append(found)
+        parts.append(resized(arrays[some.start : some.stop]))
         if order.test:
             theirs = np.concatenate([snippet["ready"](path) for path in order.test[some.start : some.stop]])
-            shown = answer(tf.constant(theirs))["probabilities"].numpy().argmax(axis=1)
-            same += int(np.count_nonzero(shown == found["probabilities"].argmax(axis=1)))
-    expected = {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
-    np.savez(folder / "expected.npz", allow_pickle=False, **expected)
-    return same / count if order.test else 1.0
+            shown = resized(theirs)["probabilities"].argmax(axis=1)
+            same += int(np.count_nonzero(shown == parts[-1]["probabilities"].argmax(axis=1)))
+        asked = some.stop
+    _write_expected(folder / "expected.npz", parts)
+    if order.format == "keras":
+        _write_whole(folder, order, _asker(saved, "serving_default"))
+    return same / asked if order.test else 1.0
+
+
+def _write_whole(folder: Path, order: Order, answer: Callable[[Any], dict[str, Any]]) -> None:
+    (folder / "whole").mkdir()
+    parts = []
+    for index, pixels in enumerate(_pixels(order.test[:MOST_WHOLE], order.seed)):
+        image = Image.fromarray(pixels)
+        image.thumbnail((WHOLE_SIDE, WHOLE_SIDE))
+        image.save(folder / "whole" / f"{index:04}.png", compress_level=1)
+        parts.append(answer(np.asarray(image)[None]))
+    _write_expected(folder / "whole.npz", parts)
+
+
+def _asker(saved: Any, signature: str) -> Callable[[Any], dict[str, Any]]:
+    ask = saved.signatures[signature]
+    return lambda images: {name: value.numpy() for name, value in ask(images=tf.constant(images)).items()}
+
+
+def _write_expected(file: Path, parts: Sequence[dict[str, Any]]) -> None:
+    np.savez(file, allow_pickle=False, **{name: np.concatenate([one[name] for one in parts]) for name in parts[0]})
 
 
 def _resize_snippet(order: Order) -> str:
@@ -210,9 +242,15 @@ def _check(file: Path, arrays: Path) -> dict[str, Any]:
         "--arrays",
         str(arrays),
     ]
-    done = subprocess.run(  # noqa: S603 - our own script by our own interpreter
-        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_CHECK_SECONDS, check=False
-    )
+    command += ["--seconds", str(_ASK_SECONDS), "--parent", str(os.getpid())]
+    try:
+        done = subprocess.run(  # noqa: S603 - our own script by our own interpreter
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_CHECK_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Unfit(
+            f"The file gave no answers within {_CHECK_SECONDS} seconds in a clean process. Nothing is given out."
+        ) from error
     if done.returncode or not done.stdout.strip():
         said = done.stderr.decode(errors="replace").strip()[-500:]
         raise Unfit(f"The file could not be asked in a clean process (exit code {done.returncode}): {said}")

@@ -3,14 +3,17 @@
     python verify.py
 
 Needs numpy and Pillow, and what runs the file: onnxruntime for .onnx, ai-edge-litert for .tflite, tensorflow for .keras. Every
-picture of golden/resized/ is asked about and the answers compared with golden/expected.json; what difference is allowed stands in
-agreement.json. Prints the agreement and exits with 0 when all agree, 1 when they do not.
+picture of golden/resized/ (of golden/pictures/ for .keras, which resizes itself) is asked about and the answers compared with
+golden/expected.json; what difference is allowed stands in agreement.json. Prints the agreement and exits with 0 when all agree, 1
+when they do not.
 """
 
 import argparse
 import json
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,17 +60,23 @@ def read_png(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def golden(folder: Path) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
-    """Pictures uint8 [H, W, 3], and the outputs expected for them."""
+def golden(folder: Path, pixels: str) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+    """Pictures uint8 [h, w, 3], `resized` or the whole `picture`, and the outputs expected for them."""
     rows = json.loads((folder / "expected.json").read_text(encoding="utf-8"))["pictures"]
-    pictures = [read_png(folder / row["resized"]) for row in rows]
+    pictures = [read_png(folder / row[pixels]) for row in rows]
     return pictures, {name: np.asarray([row[name] for row in rows]) for name in OUTPUTS}
 
 
-def compare(answer: Answer, pictures: Any, expected: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Shares of pictures with the same first class and verdict, and the largest differences."""
-    same, verdicts, worst, worst_score = 0, 0, 0.0, 0.0
-    for index, pixels in enumerate(pictures):
+def compare(
+    answer: Answer, pictures: Any, expected: dict[str, np.ndarray], seconds: float = float("inf")
+) -> dict[str, Any]:
+    """Shares of pictures with the same first class and verdict, and the largest differences, of as many as fit into the time."""
+    same, verdicts, worst, worst_score, count = 0, 0, 0.0, 0.0, 0
+    until = time.monotonic() + seconds
+    for index, pixels in enumerate(pictures[: len(expected["verdict"])]):
+        if count and time.monotonic() > until:
+            break
+        count += 1
         found = {name: np.asarray(value)[0] for name, value in answer(np.asarray(pixels)[None]).items()}
         wanted = expected["probabilities"][index]
         # two classes that tie to the sixth digit may come in either order
@@ -80,7 +89,6 @@ def compare(answer: Answer, pictures: Any, expected: dict[str, np.ndarray]) -> d
         # NaN compares false with everything: it must count as disagreement
         probability, score = (float(one) if np.isfinite(one) else float("inf") for one in differences)
         worst, worst_score = max(worst, probability), max(worst_score, score)
-    count = len(pictures)
     return {
         "pictures": count,
         "top1": same / count,
@@ -90,6 +98,31 @@ def compare(answer: Answer, pictures: Any, expected: dict[str, np.ndarray]) -> d
     }
 
 
+def arrays(folder: Path, answer: Answer, seconds: float) -> dict[str, Any]:
+    """Compare on what lies in a folder: resized pictures, and whole ones where the file takes those. The worse of both counts."""
+    found = compare(
+        answer, np.load(folder / "pictures.npy", mmap_mode="r"), dict(np.load(folder / "expected.npz")), seconds
+    )
+    if not (folder / "whole").is_dir():
+        return found
+    pictures = [read_png(path) for path in sorted((folder / "whole").iterdir())]
+    whole = compare(answer, pictures, dict(np.load(folder / "whole.npz")))
+    return {name: (max if name.startswith("max") else min)(found[name], whole[name]) for name in found} | {
+        "pictures": found["pictures"]
+    }
+
+
+def end_with(parent: int) -> None:
+    """End this process when the one that started it has ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main() -> int:
     """Compare, print, and give the exit code."""
     here = Path(__file__).resolve().parent
@@ -97,15 +130,20 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help="the model file; without: the one beside this script")
     parser.add_argument("--golden", type=Path, default=here / "golden")
     parser.add_argument("--arrays", type=Path, help="folder with pictures.npy and expected.npz, instead of --golden")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="with --arrays: what is left then is not compared"
+    )
+    parser.add_argument("--parent", type=int, help="process that this one ends with")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     options = parser.parse_args()
     path = options.model or next(one for one in sorted(here.iterdir()) if one.suffix in OPENERS)
+    if options.parent:
+        end_with(options.parent)
+    answer = OPENERS[path.suffix](path)
     if options.arrays:
-        pictures: Any = np.load(options.arrays / "pictures.npy", mmap_mode="r")
-        expected = dict(np.load(options.arrays / "expected.npz"))
+        found = arrays(options.arrays, answer, options.seconds)
     else:
-        pictures, expected = golden(options.golden)
-    found = compare(OPENERS[path.suffix](path), pictures, expected)
+        found = compare(answer, *golden(options.golden, "picture" if path.suffix == ".keras" else "resized"))
     if options.json:
         print(json.dumps(found))
         return 0

@@ -1,10 +1,12 @@
 """Every further format answers as the model does, proves it where it is to run, and is not given out when it cannot."""
 
 import json
+import os
 import subprocess
 import sys
 import venv
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,14 @@ import pytest
 from PIL import Image
 
 from core.training_config import FrozenPhase, TrainingConfig
+from tests.end_to_end.house import wait_until
 from tests.worker.training.doubts import doubt_of
 from worker.training import convert as converting
 from worker.training.answering import answering_model, whole_model
 from worker.training.convert import ENDINGS, EXACT, Order, Unfit, convert, write_order
 from worker.training.export import KERAS_FILE, export_model
 from worker.training.golden import patterns
-from worker.training.layers import PictureResizer, build_resizer
+from worker.training.layers import PictureResizer, ResizeMode, build_resizer
 from worker.training.network import build_network
 from worker.training.pictures import decode
 
@@ -106,17 +109,67 @@ def test_a_format_agrees_and_its_zip_proves_it(model: Path, tmp_path: Path, file
     assert "DISAGREE" in done.stdout
 
 
-def test_a_file_that_answers_otherwise_is_not_given_out(
+def _other(folder: Path, seed: int, resize: ResizeMode = CONFIG.resize) -> str:
+    """The `.keras` file of a network with other weights, or of another resize."""
+    network = build_network(CONFIG.model_copy(update={"seed": seed}), 3)
+    file = folder / "other.keras"
+    whole_model(build_resizer(CONFIG.image_size, resize), answering_model(network, doubt_of(network))).save(file)
+    return str(file)
+
+
+@pytest.mark.parametrize("file_format", ["keras", "onnx"])
+def test_the_file_of_another_network_is_not_given_out(model: Path, tmp_path: Path, file_format: str) -> None:
+    wanted = replace(order(model, file_format), keras=_other(tmp_path, 4))
+    with pytest.raises(Unfit, match="does not answer as the model"):
+        convert(tmp_path, wanted)
+    assert not list(tmp_path.glob("*.zip"))
+
+
+def test_a_keras_file_that_resizes_otherwise_is_not_given_out(model: Path, tmp_path: Path) -> None:
+    wanted = replace(order(model, "keras"), keras=_other(tmp_path, CONFIG.seed, "squash"))
+    with pytest.raises(Unfit, match="does not answer as the model"):
+        convert(tmp_path, wanted)
+
+
+def test_no_more_is_compared_than_there_is_time_for(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = build_network(CONFIG.model_copy(update={"seed": 4}), 3)
-    wrong = tmp_path / "wrong.keras"
-    resizer = build_resizer(CONFIG.image_size, CONFIG.resize)
-    whole_model(resizer, answering_model(other, doubt_of(other))).save(wrong)
-    monkeypatch.setitem(converting._MAKERS, "keras", lambda *given: given[-1].write_bytes(wrong.read_bytes()))
-    with pytest.raises(Unfit, match="does not answer as the model"):
-        convert(tmp_path, order(model, "keras"))
-    assert not list(tmp_path.glob("*.zip"))
+    monkeypatch.setattr(converting, "_BATCH", 4)
+    monkeypatch.setattr(converting, "_ASK_SECONDS", 0.0)
+    resize = PictureResizer(CONFIG.image_size, CONFIG.resize)
+    assert converting._write_arrays(tmp_path / "arrays", order(model, "onnx"), resize) > 0.5
+    assert len(np.load(tmp_path / "arrays" / "expected.npz")["verdict"]) == 4
+    (tmp_path / "onnx").mkdir()
+    assert convert(tmp_path / "onnx", order(model, "onnx"))["agreement"]["count"] == 1
+
+
+def test_a_file_that_gives_no_answer_in_time_is_refused_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(converting, "_CHECK_SECONDS", 0.1)
+    with pytest.raises(Unfit, match=r"no answers within 0\.1 seconds"):
+        converting._check(tmp_path / "model.onnx", tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_process_that_asks_a_file_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.keras")  # nobody writes: opening it takes for ever
+    script = "import sys, pathlib; from worker.training.convert import _check; _check(*map(pathlib.Path, sys.argv[1:]))"
+    command = [sys.executable, "-c", script, str(tmp_path / "model.keras"), str(tmp_path)]
+    with subprocess.Popen(command) as parent:
+        child = wait_until(lambda: _asking(parent.pid), 60, "it asks")
+        parent.kill()
+        parent.wait()
+        wait_until(lambda: not Path(f"/proc/{child}").exists(), 20, "the child is gone")
+
+
+def _asking(parent: int) -> int | None:
+    """The process that asks a file for this one, once it does nothing but wait for its answer."""
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        threads = len(list(Path(f"/proc/{child}/task").iterdir()))
+        if b"verify_file_template" in Path(f"/proc/{child}/cmdline").read_bytes() and threads > 1:
+            return int(child)
+    return None
 
 
 @pytest.mark.parametrize("mode", ["crop", "pad", "squash"])
