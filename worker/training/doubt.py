@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 from scipy.stats import t as student
 from sklearn.model_selection import GroupKFold
 
@@ -18,7 +20,7 @@ from worker.training.ledger import Ledger
 from worker.training.materials import Workplace, plain_pooled
 from worker.training.network import Network
 from worker.training.phases import class_weights
-from worker.training.statistics import fit_temperature_of_logits, softmax
+from worker.training.statistics import FEWEST_FOR_TEMPERATURE, LOG_TEMPERATURES, softmax
 
 WISHED_PRECISION = 0.95
 KNOWN = 0.5  # a `known_score` below it is unknown
@@ -33,6 +35,7 @@ _KNOWN_SHARE = 0.977  # of one's own pictures: two standard deviations on one si
 _LEAST_WIDTH = 1e-3  # a thousand times what float32 rounds squared lengths by: every runtime gives the same score
 _FOLDS = 5
 _ITERATIONS = 100
+_STEPS = 101  # temperatures tried between 1 and the best
 _BATCH = 1024
 _BATCH_BYTES = 2**26  # of features at once: unpooled ones (`flatten`) are large
 
@@ -107,7 +110,7 @@ def make_doubt(work: Workplace, ledger: Ledger, chosen_index: int, frozen_index:
     known = _look(work, train, _features)
     mean, directions = fit_directions(known.kept)
     held = _look(work, work.positions("validation"), lambda features: outside(features, mean, directions))
-    logits, labels = held.logits, held.labels
+    logits, labels, groups = held.logits, held.labels, _groups(work, work.positions("validation"))
     if len(labels) < _ENOUGH_VALIDATION and frozen_index is not None and _has_one_layer(work):
         if frozen_index != chosen_index:
             ledger.put_back(work.network, frozen_index)
@@ -117,7 +120,8 @@ def make_doubt(work: Workplace, ledger: Ledger, chosen_index: int, frozen_index:
             ledger.put_back(work.network, chosen_index)
         if guessed is not None:
             logits, labels = np.concatenate([logits, guessed]), np.concatenate([labels, known.labels])
-    temperature = fit_temperature_of_logits(logits, labels)
+            groups = _groups(work, np.concatenate([work.positions("validation"), train]))
+    temperature = fit_temperature(logits, labels, groups)
     scaled = softmax(logits / (temperature or 1.0))
     thresholds, own = fit_thresholds(scaled, labels, np.bincount(held.labels, minlength=work.n_classes))
     others = len(labels) - len(held.labels)
@@ -128,6 +132,13 @@ def _has_one_layer(work: Workplace) -> bool:
     """Whether the head is what cross-validation can fit again: one layer on pooled features."""
     head = work.config.head
     return not head.hidden_units and head.pooling != "flatten"
+
+
+def _groups(work: Workplace, positions: np.ndarray) -> np.ndarray:
+    """Numbers from 0 of the groups of these pictures, int [n]; a picture without one is its own."""
+    names = [work.folder.pictures.groups[position] or f"/{position}" for position in positions]
+    numbers: np.ndarray = np.unique(names, return_inverse=True)[1]
+    return numbers
 
 
 def _features(features: np.ndarray) -> np.ndarray:
@@ -197,8 +208,7 @@ def cross_validated(
     """
     n_classes, smoothing = work.n_classes, work.config.label_smoothing
     labels = work.folder.pictures.labels[positions]
-    names = [work.folder.pictures.groups[position] or f"/{position}" for position in positions]
-    groups = np.unique(names, return_inverse=True)[1]
+    groups = _groups(work, positions)
     targets = np.full((len(positions), n_classes), smoothing / n_classes, np.float32)
     targets[np.arange(len(positions)), labels] += 1.0 - smoothing
     weights = class_weights(work.labels("train"), n_classes, work.config.class_weights)[labels]
@@ -215,6 +225,50 @@ def cross_validated(
             kernel, bias = unpack(fit(problem.rows(learnt), strength, iterations=_ITERATIONS), n_classes)
             found[left] = problem.features[left] @ kernel + bias
     return found
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> float | None:
+    """By what logits are divided (Guo et al., 2017), no further from 1 than these pictures speak for.
+
+    The likelihood's own answer is too bold where pictures are few: when all are right it is 0, and one that is surely wrong moves it
+    far. So, first, what is true gets a target of 1 - 1 / (n + 2) and not 1, n groups of pictures (Platt, 1999: as if one of two more
+    answers were wrong). And second, of all temperatures between 1 and the best, that nearest to 1 is taken whose loss is within one
+    standard error of the best one's (Breiman et al., 1984, there for the size of a tree), by the differences picture by picture.
+    Both fade as pictures become many.
+
+    Args:
+        logits: float [n, classes], as the network has them before its softmax, of pictures that it has not learnt from.
+        labels: int [n].
+        groups: int [n] from 0; pictures of one group are right or wrong together.
+
+    Returns:
+        None with fewer than 50 pictures: too few to say.
+    """
+    if len(labels) < FEWEST_FOR_TEMPERATURE:
+        return None
+    missing = 1 / (int(groups.max()) + 3)
+    targets = np.full(logits.shape, missing / (logits.shape[1] - 1))
+    targets[np.arange(len(labels)), labels] = 1 - missing
+
+    def losses(log_temperature: float) -> np.ndarray:
+        found: np.ndarray = -(targets * log_softmax(logits / np.exp(log_temperature), axis=1)).sum(axis=1)
+        return found
+
+    best = float(minimize_scalar(lambda one: losses(one).mean(), bounds=LOG_TEMPERATURES, method="bounded").x)
+    lowest = losses(best)
+    for one in np.linspace(0.0, best, _STEPS):
+        more = losses(one) - lowest
+        if more.mean() <= _standard_error(more, groups):
+            return float(np.exp(one))
+    return float(np.exp(best))
+
+
+def _standard_error(values: np.ndarray, groups: np.ndarray) -> float:
+    """Of the mean of float [n], groups whole; infinite with one group."""
+    sums = np.bincount(groups, values - values.mean())
+    if len(sums) < 2:
+        return float("inf")
+    return float(np.sqrt(np.square(sums).sum() * len(sums) / (len(sums) - 1))) / len(values)
 
 
 def fit_thresholds(

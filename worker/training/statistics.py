@@ -11,8 +11,8 @@ from scipy.stats import t as student
 
 _Z95 = 1.959963984540054
 _MOST_POINTS = 20.0  # a wider interval than this says that there are too few test pictures to compare anything
-_FEWEST_FOR_TEMPERATURE = 50
-_LOG_TEMPERATURES = (-3.0, 7.0)  # 0.05 to 1100
+FEWEST_FOR_TEMPERATURE = 50
+LOG_TEMPERATURES = (-3.0, 7.0)  # 0.05 to 1100
 _RESAMPLES = 1000
 _DRAWN_AT_ONCE = 50
 _PRIOR_GROUPS = 1  # worth of so many groups: that the pictures of a group are right or wrong together
@@ -247,11 +247,11 @@ def fit_temperature_of_logits(logits: np.ndarray, labels: np.ndarray) -> float |
     Returns:
         None with fewer than 50 pictures: too few to say.
     """
-    if len(labels) < _FEWEST_FOR_TEMPERATURE:
+    if len(labels) < FEWEST_FOR_TEMPERATURE:
         return None
     wide = logits.astype(np.float64)
     found = minimize_scalar(
-        lambda log_t: _mean_loss(wide / np.exp(log_t), labels), bounds=_LOG_TEMPERATURES, method="bounded"
+        lambda log_t: _mean_loss(wide / np.exp(log_t), labels), bounds=LOG_TEMPERATURES, method="bounded"
     )
     return float(np.exp(found.x))
 

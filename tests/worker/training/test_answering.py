@@ -1,6 +1,7 @@
 """The exported classifier answers as the trained network and its doubt say, by Keras' own layers alone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from core.training_config import FrozenPhase, Head, TrainingConfig
 from tests.worker.training.doubts import doubt_of
 from worker.training.answering import answering_model, whole_model
+from worker.training.doubt import NEVER
 from worker.training.golden import Reference, patterns
 from worker.training.layers import FixedBatchNormalization
 from worker.training.network import build_network, inference_model
@@ -49,6 +51,19 @@ def test_the_graph_gives_what_the_network_and_its_doubt_give(head: Head) -> None
     plain = np.asarray(inference_model(network)(resized))
     assert (found["probabilities"].argmax(axis=1) == plain.argmax(axis=1)).all()
     assert np.abs(found["probabilities"] - plain).max() > 1e-3
+
+
+def test_a_class_that_is_never_confident_is_unsure_of_the_surest_answer() -> None:
+    wanted = config()
+    network = build_network(wanted, 3)
+    dense = network.head.get_layer("head_dense")
+    dense.bias.assign([200.0, 0.0, 0.0])
+    doubt = doubt_of(network)
+    for threshold, verdict in ((1.0, 0), (NEVER, 1)):
+        model = answering_model(network, replace(doubt, thresholds=np.full(3, threshold, np.float32), limit=1e6))
+        found = model(np.zeros((1, 24, 16, 3), np.uint8))
+        assert float(np.max(found["probabilities"])) == 1.0
+        assert int(found["verdict"][0]) == verdict
 
 
 def test_a_black_picture_is_unknown_to_a_network_of_colours() -> None:
