@@ -59,7 +59,7 @@ def test_near_duplicates_of_a_version_are_found_in_its_order_however_far_apart(
 
 @pytest.mark.parametrize("analyzed", [False, True])
 def test_sqlite_takes_steps_by_the_number_of_pictures_not_by_its_square(database: Database, analyzed: bool) -> None:
-    taken = []
+    taken: list[int] = []
     resplit = {"fractions": {"train": 0.6, "validation": 0.2, "test": 0.2}, "seed": 1}
     with database.write() as session:
         for each in (100, 400):

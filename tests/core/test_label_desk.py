@@ -223,7 +223,7 @@ def test_a_label_given_by_hand_is_the_last_word(session: Session) -> None:
 def test_what_waits_is_read_from_the_decisions_not_from_every_picture(database: Database) -> None:
     if not database.is_sqlite:
         pytest.skip("counts the steps of SQLite")
-    taken = []
+    taken: list[int] = []
     with database.write() as session:
         for each in (20, 400):
             version = rows.version(session, rows.person(session), each=each, name=f"{each} each")
