@@ -40,11 +40,13 @@ class Group:
         layer: the layer's name where the file tells it, else "".
         kind: the layer's class as Keras 3 files call it ("conv2d"), else "".
         arrays: variable name, or its number as text -> array, in the file's order.
+        ordered: False where the file tells no order of layers and arrays: nothing may be concluded from it.
     """
 
     layer: str
     kind: str
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    ordered: bool = True
 
 
 def read_groups(path: Path, *, most_bytes: int, aside: Path) -> list[Group]:
@@ -128,6 +130,7 @@ class _Bounded:
 
 
 def _from_safetensors(path: Path, most_bytes: int) -> list[Group]:
+    """Without an order: the library that writes these files sorts their arrays by type and name, in the header and in the data."""
     if path.stat().st_size > most_bytes:
         raise WeightsRefused(f"The file is larger than the {most_bytes:,} bytes that are allowed.")
     groups: dict[str, Group] = {}
@@ -135,7 +138,8 @@ def _from_safetensors(path: Path, most_bytes: int) -> list[Group]:
         with safetensors.safe_open(path, framework="numpy") as file:
             for key in file.keys():  # noqa: SIM118 - not a dictionary
                 layer, name = _layer_and_name(key)
-                groups.setdefault(layer, Group(layer, "")).arrays[name] = _floats(file.get_tensor(key), key)
+                group = groups.setdefault(layer, Group(layer, "", ordered=False))
+                group.arrays[name] = _floats(file.get_tensor(key), key)
     except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:
         raise WeightsRefused(f"The safetensors file cannot be read, it is damaged or cut off: {error}.") from error
     return list(groups.values())

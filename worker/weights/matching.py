@@ -1,4 +1,7 @@
-"""Matches the arrays of a file with the weights of a backbone: by name and shape, else by order and shape, and says which."""
+"""Matches the arrays of a file with the weights of a backbone: by name and shape, else by order and shape, and says which.
+
+A file that tells no order (.safetensors) is matched by name alone: equal shapes in a wrong order would load and answer nonsense.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,16 +42,17 @@ def match(groups: Sequence[Group], backbone_id: str) -> Match:
     Raises:
         WeightsRefused: something of the backbone is missing, or a weight is not a number.
     """
+    ordered = all(group.ordered for group in groups)
     tries = [
         found
-        for way in (_by_name, _by_order)
+        for way in ((_by_name, _by_order) if ordered else (_by_name,))
         for form in ("plain", "folded")
         if (wanted := variables_of(backbone_id, form))
         for found in [way(groups, wanted, form)]
     ]
     best = max(tries, key=lambda one: len(one.arrays) / (len(one.arrays) + len(one.missing)))
     if best.missing:
-        raise WeightsRefused(_other_architecture(best, backbone_id))
+        raise WeightsRefused(_other_architecture(best, backbone_id) + ("" if ordered else _by_name_alone(best)))
     for name, array in best.arrays.items():
         if not np.isfinite(array).all():
             bad = int(array.size - np.count_nonzero(np.isfinite(array)))
@@ -67,6 +71,13 @@ def _other_architecture(best: Match, backbone_id: str) -> str:
     return (
         f"These are not the weights of {title}, or not all of them: {len(best.arrays):,} of its {total:,} arrays are in the file, "
         f"{len(best.missing):,} are missing or have another shape ({shown})."
+    )
+
+
+def _by_name_alone(best: Match) -> str:
+    return (
+        " A .safetensors file does not tell the order of its layers, so its arrays are found by their names alone, as Keras has them "
+        f'("{best.missing[0]}"). Name them so, or send .weights.h5, .h5 or .keras.'
     )
 
 
@@ -122,6 +133,8 @@ def _fitting(group: Group, layer: LayerVariables) -> list[NDArray[Any]] | None:
     arrays = list(floats.values())
     if set(floats) >= set(layer.shapes):
         arrays = [floats[name] for name in layer.shapes]
+    elif not group.ordered:
+        return None
     fits = [array.shape for array in arrays] == list(layer.shapes.values())
     return arrays if fits else None
 

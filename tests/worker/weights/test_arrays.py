@@ -102,6 +102,27 @@ def test_safetensors_are_read(tmp_path: Path, between: str) -> None:
     assert _same_as_written(tmp_path / "a.safetensors") == "name"
 
 
+def test_safetensors_under_other_names_are_refused_as_they_tell_no_order(tmp_path: Path) -> None:
+    save_file(
+        {f"other_{layer}.{name}": array for layer, one in tiny_arrays().items() for name, array in one.items()},
+        tmp_path / "layers.safetensors",
+    )
+    with pytest.raises(WeightsRefused, match="does not tell the order of its layers"):
+        match(_read(tmp_path / "layers.safetensors"), "tiny_cnn")
+    torch = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+    save_file(
+        {
+            f"{layer}.{torch.get(name, name)}": array
+            for layer, one in tiny_arrays().items()
+            for name, array in one.items()
+        },
+        tmp_path / "variables.safetensors",
+    )
+    assert any("gamma" in one for one in tiny_arrays().values())
+    with pytest.raises(WeightsRefused, match="/gamma"):
+        match(_read(tmp_path / "variables.safetensors"), "tiny_cnn")
+
+
 def test_a_top_is_told_as_unexpected(tmp_path: Path) -> None:
     path = keras_3_file(tmp_path / "a.weights.h5")
     with h5py.File(path, "a") as file:
