@@ -1,6 +1,6 @@
 """Every benchmark of docs/benchmarks.md, one after the other, the short ones first; then the page is written.
 
-Arguments (--quick, --seeds, --fresh, folders) go to each of them. What a result file has already is not measured again.
+Arguments (--quick, --seeds, --threads, --fresh, folders) go to each of them. What a result file has already is not measured again.
 """
 
 import subprocess
@@ -9,6 +9,7 @@ import sys
 from benchmarks._tables import TABLES
 
 _WITHOUT_FOLDERS = {"steps", "memory"}
+_WITH_VALUES = {"--seeds", "--threads"}
 _ASIDE = {"presets"}  # hours, and no question of speed: run by itself
 
 
@@ -18,7 +19,7 @@ def main() -> None:
     if {"-h", "--help"} & set(given):
         print(__doc__)
         return
-    options = [one for position, one in enumerate(given) if one.startswith("-") or given[position - 1] == "--seeds"]
+    options = [one for position, one in enumerate(given) if one.startswith("-") or given[position - 1] in _WITH_VALUES]
     for name in (one for one in reversed(TABLES) if one not in _ASIDE):
         print(f"== {name}", flush=True)
         arguments = options if name in _WITHOUT_FOLDERS else given
