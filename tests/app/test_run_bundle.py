@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.dependencies import House
 from core.database import Database
+from core.tables import NearPair, VersionImage
 from tests.app.people import Caller, belongings, original_of
 from worker.training.run_folder import read_run_folder
 
@@ -43,6 +45,20 @@ def test_a_bundle_and_an_export_make_a_run_folder(ada: Caller, house: House, tmp
     original = json.loads((tmp_path / "original.json").read_text(encoding="utf-8"))
     assert original["command"].startswith("python -m worker.training")
     assert original["seed"] == 0
+
+
+def test_near_duplicates_are_one_group_in_a_bundle_as_they_were_to_the_trainer(ada: Caller, house: House) -> None:
+    owned = belongings(house, ada.user)
+    with house.database.write() as session:
+        asked = select(VersionImage.image_id).where(VersionImage.version_id == owned.version_id)
+        one, other = sorted(session.scalars(asked.order_by(VersionImage.ordinal).limit(2)))
+        session.add(NearPair(image_id=one, other_id=other, score=0.9))
+    answer = ada.client.get(f"/api/v1/runs/{owned.run_id}/bundle")
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as packed:
+        rows = [json.loads(line) for line in packed.read("images.jsonl").decode().splitlines()]
+    groups = {row["image_id"]: row["group"] for row in rows}
+    assert groups.pop(one) == groups.pop(other) is not None
+    assert set(groups.values()) == {None}
 
 
 @pytest.mark.parametrize("where", ["runs/{one.run_id}/bundle", "dataset-versions/{one.version_id}/export"])
