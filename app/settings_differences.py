@@ -37,7 +37,9 @@ def differences(runs: Sequence[Run]) -> tuple[list[Difference], int]:
         if all(value == values[0] for value in values):
             same += 1
         else:
-            found.append(Difference(_label(name, phase, labels), _kind(phase), [_words(value) for value in values]))
+            found.append(
+                Difference(setting_label(name, phase, labels), _kind(phase), [setting_words(value) for value in values])
+            )
     return found, same
 
 
@@ -75,7 +77,8 @@ def _kind(phase: str) -> str:
     return kind if kind in {"frozen", "fine_tune"} else ""
 
 
-def _label(name: str, phase: str, labels: Mapping[str, str]) -> str:
+def setting_label(name: str, phase: str, labels: Mapping[str, str]) -> str:
+    """A setting's name for people: `name` is its dotted path, `phase` the part of it that names a phase, or empty."""
     if not phase:
         found = labels.get(name) or name.rpartition(".")[2].replace("_", " ")
         if name.endswith("_flip"):
@@ -89,7 +92,8 @@ def _label(name: str, phase: str, labels: Mapping[str, str]) -> str:
     return f"{title}: {words[:1].lower()}{words[1:]}"
 
 
-def _words(value: Any) -> str:
+def setting_words(value: Any) -> str:
+    """A setting's value for people."""
     if value is _MISSING:
         return "none"
     if value is None:

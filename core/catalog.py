@@ -142,6 +142,15 @@ def list_datasets(session: Session, owner_id: str, wish: Wish) -> Page[Dataset]:
     return _paged(session, query, Dataset, wish, {"name": Dataset.name})
 
 
+def sorted_values(session: Session, run_ids: Sequence[str], sort: str) -> dict[str, Any]:
+    """What these runs (of one page) are sorted by, where that is one of `run_sorts`: run id -> value. Else nothing."""
+    written = run_sorts().get(sort.removeprefix("-"))
+    if written is None:
+        return {}
+    query = select(Run.id, written[0].label("value")).where(Run.id.in_(run_ids))
+    return {row.id: row.value for row in session.execute(query)}
+
+
 def latest_versions(session: Session, dataset_ids: Sequence[str]) -> dict[str, DatasetVersion]:
     """The newest version of each of these datasets (of one page), by dataset id."""
     newest = (

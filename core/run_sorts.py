@@ -21,7 +21,7 @@ def run_sorts() -> dict[str, tuple[ColumnElement[Any], type]]:
     Names are like `config.head.dropout`, `config.frozen.epochs` (of the first such phase), `summary.epochs`.
     """
     found: dict[str, tuple[ColumnElement[Any], type]] = {
-        f"summary.{name}": (Run.summary[(name,)].as_float(), float) for name in SCORES
+        f"summary.{name}": (Run.summary[name].as_float(), float) for name in SCORES
     }
     for field in fields_of_run():
         found[f"config.{field.path}"] = _typed(Run.config, tuple(field.path.split(".")), field)
@@ -30,19 +30,27 @@ def run_sorts() -> dict[str, tuple[ColumnElement[Any], type]]:
             path = tuple(field.path.split(".")[1:])
             places = range(_MOST_PHASES)
             branches = [_typed(Run.config, ("phases", place, *path), field) for place in places]
-            kinds = [Run.config[("phases", place, "kind")].as_string() == kind for place in places]
+            kinds = [_at(Run.config, ("phases", place, "kind")).as_string() == kind for place in places]
             expression = case(*zip(kinds, (branch[0] for branch in branches), strict=True))
             found[f"config.{field.path}"] = (expression, branches[0][1])
     return found
 
 
 def _typed(column: Any, path: tuple[str | int, ...], field: ConfigField) -> tuple[ColumnElement[Any], type]:
+    here = _at(column, path)
     match field.kind:
         case "integer" | "number":
-            return column[path].as_float(), float
+            return here.as_float(), float
         case "list":  # by its first number
-            return column[(*path, 0)].as_float(), float
+            return here[0].as_float(), float
         case "boolean":
-            return column[path].as_boolean(), bool
+            return here.as_boolean(), bool
         case _:
-            return column[path].as_string(), str
+            return here.as_string(), str
+
+
+def _at(column: Any, path: tuple[str | int, ...]) -> Any:
+    """Step by step: a path in one piece reaches PostgreSQL as text, and its operator takes an array of them only."""
+    for one in path:
+        column = column[one]
+    return column

@@ -1,6 +1,6 @@
 """Runs: the list, one run while it learns and after it ended, and what a person may do with it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -18,9 +18,21 @@ from app.pages.metrics import EpochRow, epoch_rows, newest_epoch
 from app.pages.network import PhaseLayers, layer_summary
 from app.pages.paging import Place
 from app.pages.progress import Step, epochs_by_phase, status_words, steps
+from app.pages.run_order import FIRST, OrderGroup, more_orders, order_words
+from app.settings_differences import setting_words
 from app.templating import View, render
 from app.wording import scale_from
-from core.catalog import Wish, list_datasets, list_runs, log_lines, model_of_run, run_document, run_metrics, runs_ahead
+from core.catalog import (
+    Wish,
+    list_datasets,
+    list_runs,
+    log_lines,
+    model_of_run,
+    run_document,
+    run_metrics,
+    runs_ahead,
+    sorted_values,
+)
 from core.errors import NotFound
 from core.models import exports_of
 from core.repeats import Group, find_group
@@ -71,6 +83,10 @@ class ListView(View):
     nav = "runs"
     rows: Sequence[RunRow]
     scale: float
+    first_orders: Sequence[tuple[str, str]]
+    more_orders: Sequence[OrderGroup]
+    sorted_by: str
+    values: Mapping[str, str]
     datasets: Sequence[Dataset]
     statuses: Sequence[RunStatus]
     filters: Filters
@@ -148,9 +164,14 @@ def show_list(
         group_id=filters.group_id or None,
     )
     rows = run_rows(session, page.items)
+    found = sorted_values(session, [run.id for run in page.items], filters.sort)
     view = ListView(
         rows=rows,
         scale=scale_from(row.score.interval for row in rows if row.score),
+        first_orders=FIRST,
+        more_orders=more_orders(),
+        sorted_by=order_words(filters.sort),
+        values={name: setting_words(value) for name, value in found.items()},
         datasets=list_datasets(session, person.id, Wish(limit=100, sort="name")).items,
         statuses=list(RunStatus),
         filters=filters,

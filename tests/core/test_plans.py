@@ -129,6 +129,7 @@ ASKED: dict[str, Asked] = {
     "models in the bin": Asked(
         lambda session: session.scalars(select(TrainedModel.id).where(TrainedModel.deleted_at < utc_now())).all()
     ),
+    "sorted_values": Asked(lambda session: catalog.sorted_values(session, [RUN], "-config.frozen.epochs")),
     "looks": Asked(lambda session: runs.looks(session, [session.get_one(Run, "r-0050001")])),
     "looks of models": Asked(lambda session: runs.model_looks(session, [session.get_one(TrainedModel, "m-0000001")])),
 }

@@ -10,6 +10,8 @@ from core.run_sorts import run_sorts
 from core.tables import Run
 from tests.core.test_catalog import _seven_runs, _walk
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def owner(database: Database) -> str:

@@ -117,6 +117,16 @@ def test_runs_are_sorted_by_any_score(browser: TestClient, sort: str) -> None:
     assert len(items) == 3
 
 
+def test_runs_are_sorted_by_any_setting_which_is_then_shown(browser: TestClient, furnished: Furnished) -> None:
+    text = checked(browser.get("/runs"))
+    for value in ("-config.frozen.optimizer.learning_rate", "config.seed", "summary.test_ece"):
+        assert f'<option value="{value}">' in text
+    sorted_text = checked(browser.get("/runs?sort=-config.batch_size"))
+    assert '<option value="-config.batch_size" selected>' in sorted_text
+    batch = browser.get(f"/api/v1/runs/{furnished.done}").json()["config"]["batch_size"]
+    assert f'batch size <span class="num strong">{batch}</span>' in sorted_text
+
+
 def test_a_long_list_is_read_forth_and_back(browser: TestClient, furnished: Furnished) -> None:
     browser.post("/runs", data={"version_id": furnished.version, "preset": "quick", "repeats": "40", "name": "many"})
     browser.post("/runs", data={"version_id": furnished.version, "preset": "quick", "repeats": "30", "name": "many"})
