@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from app.threads import to_its_end
 from core.database import Database
 from core.errors import Conflict, FieldProblem, InputInvalid
 from core.tables import IdempotencyKey, utc_now
@@ -64,8 +65,8 @@ async def answer_once(
     try:
         response = await _committed(request, handle)
         succeeded = response.status_code < 400
-    except BaseException:
-        await run_in_threadpool(_forget, database, owner_id, key)
+    except BaseException:  # also when the request is cancelled
+        await to_its_end(_forget, database, owner_id, key)
         raise
     if not succeeded:
         await run_in_threadpool(_forget, database, owner_id, key)

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from app.dependencies import House
 from app.envelope import lift_body_limit
 from app.errors import MediaTypeUnknown
+from app.threads import to_its_end
 from app.writing import in_large_pieces
 from core import uploads
 from core.config import Settings
@@ -383,7 +384,7 @@ async def _abandoning(sink: FileSink) -> AsyncIterator[None]:
     try:
         yield
     except BaseException:  # also when the request is cancelled: nothing half may stay
-        sink.abandon()
+        await to_its_end(sink.abandon)
         raise
 
 

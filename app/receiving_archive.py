@@ -12,6 +12,7 @@ from app.dependencies import House
 from app.envelope import lift_body_limit
 from app.errors import MediaTypeUnknown
 from app.receiving import RAW_TYPES, Count, clean_path, is_archive, read_form
+from app.threads import to_its_end
 from app.writing import in_large_pieces
 from core import batch_predictions, models
 from core.config import Settings
@@ -137,6 +138,6 @@ async def receive_archive(request: Request, house: House, filename: str | None) 
         if not sink.count.added:
             raise InputInvalid('Send an archive in the form field "archive". Received: none.')
     except BaseException:  # also when the client went away
-        await run_in_threadpool(sink.forget)
+        await to_its_end(sink.forget)
         raise
     return ReceivedArchive(sink)

@@ -1,6 +1,7 @@
 """One PATCH of a transfer: lock, append, sync, count; a file that is whole becomes a file of its upload."""
 
 import hashlib
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from app.dependencies import House
 from app.envelope import lift_body_limit
 from app.errors import ChecksumDiffers, Expired, Locked
 from app.receiving import is_archive
+from app.threads import to_its_end
 from app.writing import Appending, Checksum, Silent, Writing, in_large_pieces, open_at
 from core import transfers
 from core.config import Settings
@@ -73,7 +75,7 @@ async def receive_piece(
     except Fenced:
         raise Locked("Another request goes on with this file, or it was ended. Ask for its offset first.") from None
     finally:
-        await run_in_threadpool(_unlock, house, transfer.id, writer)
+        await to_its_end(_unlock, house, transfer.id, writer)
 
 
 def _locked(house: House, transfer: Transfer, writer: str, offset: int) -> Transfer:
@@ -110,7 +112,7 @@ def _too_much(transfer: Transfer) -> TooLarge:
 
 
 class _Piece:
-    """The blocking half of one PATCH; every call is made on a thread, one at a time."""
+    """The blocking half of one PATCH; every call is made on a thread, and waits for the one before: a cancelled one may still work."""
 
     def __init__(self, house: House, transfer: Transfer, writer: str, checksum: Checksum | None) -> None:
         self._house = house
@@ -122,15 +124,21 @@ class _Piece:
         self._counted = transfer.offset_bytes
         self._counted_at = time.monotonic()
         self._out: Appending | None = None
+        self._alone = threading.Lock()
 
     def begin(self) -> None:
         """Open the file."""
         path = transfers.file_of(self._settings, self._transfer)
         need_disk(path.parent, 0, self._settings.disk_reserve_bytes)
-        self._out = open_at(path, self._began_at)
+        with self._alone:
+            self._out = open_at(path, self._began_at)
 
     def write(self, data: bytes) -> None:
         """Some bytes."""
+        with self._alone:
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
         out = self._out
         assert out is not None  # noqa: S101 - begun before
         if out.offset + len(data) > self._transfer.size_bytes:
@@ -158,6 +166,10 @@ class _Piece:
 
     def end(self) -> None:
         """The body is over, and came whole."""
+        with self._alone:
+            self._end()
+
+    def _end(self) -> None:
         out = self._out
         assert out is not None  # noqa: S101 - begun before
         if self._checksum is not None:
@@ -195,18 +207,20 @@ class _Piece:
 
     def broken(self) -> None:
         """The body broke off: keep what came, if it can be trusted."""
-        out = self._out
-        if out is None:
-            return
-        if self._checksum is not None:
-            out.back_to(self._began_at)
-        elif out.offset < self._transfer.size_bytes:
-            self._record(out.sync())
+        with self._alone:
+            out = self._out
+            if out is None:
+                return
+            if self._checksum is not None:
+                out.back_to(self._began_at)
+            elif out.offset < self._transfer.size_bytes:
+                self._record(out.sync())
 
     def close(self) -> None:
         """Close the file."""
-        if self._out is not None:
-            self._out.close()
+        with self._alone:
+            if self._out is not None:
+                self._out.close()
 
 
 def _now(house: House, transfer: Transfer) -> Transfer:
@@ -223,11 +237,11 @@ async def _append(request: Request, piece: _Piece, writing: Writing) -> None:
         except Fenced:
             raise
         except Silent as silent:
-            piece.broken()
+            await to_its_end(piece.broken)
             raise ClientDisconnect from silent
         except BaseException:  # also when this server is stopped: what came is kept
-            piece.broken()
+            await to_its_end(piece.broken)
             raise
         await run_in_threadpool(piece.end)
     finally:
-        piece.close()
+        await to_its_end(piece.close)

@@ -1,6 +1,6 @@
 """How much one person may keep: pictures, and uploads on their way to become pictures."""
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from core.config import Settings
@@ -19,7 +19,9 @@ def used_bytes(session: Session, owner_id: str, *, but_upload: str | None = None
         but_upload: an upload that does not count.
     """
     pictures = select(func.coalesce(func.sum(Image.size_bytes), 0)).where(Image.owner_id == owner_id)
-    coming = select(func.coalesce(func.sum(func.coalesce(Upload.total_bytes, Upload.received_bytes)), 0)).where(
+    # what was announced, or what came where that is more: files may be added to an upload that announced others
+    size = case((Upload.total_bytes > Upload.received_bytes, Upload.total_bytes), else_=Upload.received_bytes)
+    coming = select(func.coalesce(func.sum(size), 0)).where(
         Upload.owner_id == owner_id, Upload.status.in_(_ON_THE_WAY), Upload.id != (but_upload or "")
     )
     return int(session.scalars(pictures).one()) + int(session.scalars(coming).one())

@@ -14,7 +14,7 @@ from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.config import Settings
-from core.database import database_now
+from core.database import after_commit, database_now
 from core.datasets import find_dataset
 from core.errors import Fenced, FieldProblem, InputInvalid, NotFound
 from core.queue import Queue
@@ -71,7 +71,10 @@ def open_transfer(session: Session, settings: Settings, owner_id: str, new: NewT
             message = f'The upload "{new.upload_id}" belongs to another dataset.'
             raise InputInvalid(message, problems=(FieldProblem("upload_id", message, new.upload_id),))
         must_receive(upload)
-        upload.total_bytes = (upload.total_bytes or 0) + new.size_bytes
+        known = func.coalesce(Upload.total_bytes, Upload.received_bytes)
+        announced = {"total_bytes": known + new.size_bytes}
+        session.execute(update(Upload).where(Upload.id == upload.id).values(**announced))
+        session.refresh(upload)
     transfer = Transfer(
         owner_id=owner_id,
         upload_id=upload.id,
@@ -157,7 +160,7 @@ def finish_transfer(
     upload = find_upload(session, transfer.owner_id, transfer.upload_id)
     file = UploadFile(id=transfer.id, path=transfer.path, sha256=sha256, size_bytes=transfer.size_bytes)
     if not add_files(session, settings, upload, [file], counted=True)[0]:
-        file_of(settings, transfer).unlink(missing_ok=True)
+        _remove_bytes(session, settings, transfer)
     values = {"finished_at": utc_now(), "writer": None, "locked_until": None}
     session.execute(update(Transfer).where(Transfer.id == transfer.id).values(**values))
     if transfer.completes:
@@ -171,7 +174,7 @@ def end_transfer(session: Session, settings: Settings, transfer: Transfer) -> No
         delete_upload(session, settings, upload)
         return
     if transfer.finished_at is None:
-        file_of(settings, transfer).unlink(missing_ok=True)
+        _remove_bytes(session, settings, transfer)
         left: dict[str, Any] = {
             "received_bytes": Upload.received_bytes - transfer.offset_bytes,
             "revision": Upload.revision + 1,
@@ -180,6 +183,11 @@ def end_transfer(session: Session, settings: Settings, transfer: Transfer) -> No
             left["total_bytes"] = Upload.total_bytes - transfer.size_bytes
         session.execute(update(Upload).where(Upload.id == upload.id).values(**left))
     session.execute(delete(Transfer).where(Transfer.id == transfer.id))
+
+
+def _remove_bytes(session: Session, settings: Settings, transfer: Transfer) -> None:
+    file = file_of(settings, transfer)
+    after_commit(session, lambda: file.unlink(missing_ok=True))
 
 
 def abandoned_uploads(session: Session, settings: Settings, most: int = 100) -> Sequence[Upload]:

@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from core.config import Settings
-from core.database import database_now
+from core.database import after_commit, database_now
 from core.datasets import create_dataset
 from core.errors import Conflict, FieldProblem, InputInvalid, NotFound, TooLarge
 from core.leases import UPLOAD_LIFE, Claim, write
@@ -123,7 +123,11 @@ def add_files(
             one.upload_id = upload.id
         session.add_all(new)
         more = 0 if counted else sum(one.size_bytes for one in new)
-        values = {"received_bytes": Upload.received_bytes + more, "revision": Upload.revision + 1}
+        values = {
+            "received_bytes": Upload.received_bytes + more,
+            "total_bytes": Upload.total_bytes + more,  # unknown stays unknown
+            "revision": Upload.revision + 1,
+        }
         session.execute(update(Upload).where(Upload.id == upload.id).values(values))
         session.flush()
         if not counted:
@@ -185,7 +189,8 @@ def retry_upload(session: Session, settings: Settings, queue: Queue, upload: Upl
 def delete_upload(session: Session, settings: Settings, upload: Upload) -> None:
     """Remove an upload and its received bytes; a dataset version made from it stays. A worker on it is fenced."""
     session.execute(delete(Upload).where(Upload.id == upload.id))
-    shutil.rmtree(incoming_folder(settings, upload.id), ignore_errors=True)
+    folder = incoming_folder(settings, upload.id)
+    after_commit(session, lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def record_receipt(session: Session, held: Claim, rows: Iterable[Mapping[str, Any]], **columns: Any) -> None:

@@ -14,6 +14,7 @@ from app.api.schemas.uploads import FilesAdded, ReceiptLine, SampleIn, UploadOut
 from app.dependencies import House, Person, ReadSession, SettingsOf, TheHouse, WriteSession
 from app.presenting import API, csv_lines, receipt_line, upload_out
 from app.receiving import RAW_TYPES, receive_files, receive_raw
+from app.threads import to_its_end
 from core import catalog, uploads
 from core.datasets import find_dataset
 from core.paging import MOST
@@ -91,7 +92,7 @@ async def _deleted_when_broken(house: House, upload: Upload) -> AsyncIterator[No
     try:
         yield
     except BaseException:  # also when the client went away: nothing half may stay
-        _delete(house, upload)
+        await to_its_end(_delete, house, upload)
         raise
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import PurePosixPath
 
 from fastapi import APIRouter, Request
@@ -15,6 +16,7 @@ from app.pages.models import AnswersView, model_view
 from app.predicting import Pictures, predict_pictures, read_pictures
 from app.receiving import is_archive, receive_files
 from app.templating import render
+from app.threads import to_its_end
 from core import uploads
 from core.datasets import create_dataset, find_dataset
 from core.errors import WorkersAway
@@ -80,7 +82,7 @@ async def _undone_when_broken(house: House, upload: Upload, *, new: bool) -> Asy
     try:
         yield
     except BaseException:  # also when the browser went away: nothing half may stay
-        _undo(house, upload, new=new)
+        await to_its_end(partial(_undo, house, upload, new=new))
         raise
 
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -10,12 +11,14 @@ from email.utils import parsedate_to_datetime
 from typing import Self
 from urllib.parse import urlsplit
 
+import anyio
 import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from app import transferring
 from app.dependencies import House
 from app.main import create_app
 from core import transfers
@@ -353,6 +356,61 @@ def test_a_quota_counts_pictures_and_uploads_of_one_person(settings: Settings, d
     house.database.close()
 
 
+@pytest.mark.parametrize("announced", [1, 10_000])
+def test_files_beside_an_announced_one_count_towards_the_quota(
+    settings: Settings, dataset_id: str, ada: Caller, announced: int
+) -> None:
+    web = create_app(settings.model_copy(update={"quota_bytes": 25_000}))
+    house = web.state.house
+    ada = caller(web, house, "ada")
+    opened = ada.client.post(f"/api/v1/datasets/{dataset_id}/uploads?complete=false").json()["id"]
+
+    def add(name: str, size: int) -> int:
+        sent = [("files", (name, b"x" * size))]
+        return int(ada.client.post(f"/api/v1/uploads/{opened}/files", files=sent).status_code)
+
+    assert add("a/1.png", 6_000) == 200
+    assert begin(ada, dataset_id, size=announced, upload_id=opened).status_code == 201
+    assert ada.client.get(f"/api/v1/uploads/{opened}").json()["total_bytes"] == 6_000 + announced
+    assert add("a/2.png", 8_000) == 200
+    assert add("a/3.png", 12_000) == 413
+    assert begin(ada, dataset_id, size=12_000).status_code == 413
+    now = ada.client.get(f"/api/v1/uploads/{opened}").json()
+    assert (now["received_bytes"], now["total_bytes"]) == (14_000, 14_000 + announced)
+    house.queue.close()
+    house.database.close()
+
+
+@pytest.mark.both_databases
+def test_transfers_that_are_announced_at_once_are_all_counted(ada: Caller, house: House, dataset_id: str) -> None:
+    opened = ada.client.post(f"/api/v1/datasets/{dataset_id}/uploads?complete=false").json()["id"]
+    new = transfers.NewTransfer(dataset_id, opened, "a.zip", 10)
+    with house.database.read() as stale:
+        before = stale.get_one(Upload, opened)
+        stale.expunge(before)
+    with house.database.write() as session:
+        transfers.open_transfer(session, house.settings, ada.user.id, new)
+    with house.database.write() as session:
+        session.add(before)  # as a request that read it a moment earlier
+        transfers.open_transfer(session, house.settings, ada.user.id, new)
+    assert ada.client.get(f"/api/v1/uploads/{opened}").json()["total_bytes"] == 20
+
+
+def test_bytes_stay_when_their_end_is_not_written(ada: Caller, house: House, dataset_id: str) -> None:
+    opened = ada.client.post(f"/api/v1/datasets/{dataset_id}/uploads?complete=false").json()["id"]
+    among = begin(ada, dataset_id, upload_id=opened).headers["Location"]
+    alone = begin(ada, dataset_id).headers["Location"]
+    for where in (among, alone):
+        send(ada, where, 0, BODY[:500])
+        transfer_id = where.rsplit("/", 1)[1]
+        with pytest.raises(RuntimeError), house.database.write() as session:
+            transfer = transfers.find_transfer(session, ada.user.id, transfer_id)
+            transfers.end_transfer(session, house.settings, transfer)
+            raise RuntimeError("the disk of the database is full")
+        assert offset_of(ada, where) == 500
+        assert send(ada, where, 500, BODY[500:]).status_code == 204
+
+
 def test_the_disk_reserve_is_not_touched(settings: Settings, dataset_id: str, ada: Caller) -> None:
     where = begin(ada, dataset_id).headers["Location"]
     web = create_app(settings.model_copy(update={"disk_reserve_bytes": 1 << 60}))
@@ -458,6 +516,47 @@ def test_a_connection_that_died_in_silence_gives_way(served: Caller, house: Hous
         assert waited(lambda: offset_of(served, where), 4000, 6.0) == 4000
         assert waited(lambda: send(served, where, 4000, BODY[4000:]).status_code, 204) == 204
     assert whole(house, made.json()["id"])[2] == BODY
+
+
+@pytest.mark.parametrize("headers", [{}, checksum(bytes(1 << 21))], ids=["kept", "whole-or-not"])
+def test_a_request_that_is_cancelled_counts_its_bytes_on_a_thread_and_lets_go(
+    web: FastAPI, ada: Caller, dataset_id: str, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    where = begin(ada, dataset_id, size=1 << 22).headers["Location"]
+    broke, threads = transferring._Piece.broken, []
+
+    def noted(piece: transferring._Piece) -> None:
+        threads.append(threading.get_ident())
+        broke(piece)
+
+    monkeypatch.setattr(transferring._Piece, "broken", noted)
+    lines = {"Host": "localhost", "Authorization": f"Bearer {ada.token}", "Upload-Offset": "0", **VERSION, **PIECE}
+    scope = {"type": "http", "method": "PATCH", "path": where, "raw_path": where.encode(), "query_string": b""}
+    scope |= {"headers": [(name.lower().encode(), value.encode()) for name, value in {**lines, **headers}.items()]}
+    scope |= {"http_version": "1.1", "scheme": "http", "server": ("localhost", 80), "root_path": ""}
+
+    async def cancelled() -> None:
+        pieces = [bytes(1 << 20)]
+        with anyio.CancelScope() as cancelling:
+
+            async def receive() -> dict[str, object]:
+                if not pieces:
+                    cancelling.cancel()
+                    await anyio.sleep_forever()
+                return {"type": "http.request", "body": pieces.pop(), "more_body": True}
+
+            async def heard(_: object) -> None:
+                pass
+
+            await web(scope, receive, heard)
+        assert cancelling.cancelled_caught
+
+    anyio.run(cancelled)
+    assert threads
+    assert threading.get_ident() not in threads, "the event loop stays free"
+    kept = 0 if headers else 1 << 20
+    assert offset_of(ada, where) == kept
+    assert send(ada, where, kept, b"more").status_code == 204, "nobody holds it"
 
 
 def test_a_lock_of_a_dead_process_runs_out_and_a_restart_takes_it_away(
