@@ -182,6 +182,55 @@ def test_a_cut_and_a_reload_do_not_begin_anew(chromium: Browser, served: Served,
     assert entries(served, dataset_id) == on_disk(folder)
 
 
+def test_a_server_that_is_away_for_a_moment_is_not_taken_for_one_that_has_forgotten(
+    chromium: Browser, served: Served, tmp_path: Path
+) -> None:
+    folder = folder_of(tmp_path, 3)
+    with watched_window(chromium, allowed=("ERR_ABORTED", "ERR_FAILED", "503")) as window:
+        page = open_datasets(window, served)
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.route(TUS, lambda route: None if route.request.method == "PATCH" else route.continue_())
+        page.locator("input[data-folder]").set_input_files(folder)
+        page.wait_for_function("() => Object.values(localStorage).some((one) => one.includes('/uploads/tus/'))")
+        page.reload()
+        page.unroute(TUS)
+        busy = {
+            "status": 503,
+            "content_type": "application/problem+json",
+            "body": '{"detail": "The database is busy."}',
+        }
+        page.route(TUS, lambda route: route.fulfill(**busy))  # type: ignore[arg-type]
+        methods: list[str] = []
+        page.on("request", lambda one: methods.append(one.method))
+        page.locator("input[data-folder]").set_input_files(folder)
+        expect(page.locator("[data-sending-error]")).to_contain_text("server answered 503")
+        page.unroute(TUS)
+        page.get_by_role("button", name="Try again").click()
+        page.wait_for_url("**/datasets/0*")
+        dataset_id = page.url.rsplit("/", 1)[1]
+    assert "POST" not in methods
+    assert entries(served, dataset_id) == on_disk(folder)
+
+
+def test_an_upload_that_is_gone_is_begun_anew(chromium: Browser, served: Served, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, 3)
+    with watched_window(chromium, allowed=("ERR_ABORTED", "ERR_FAILED", "404")) as window:
+        page = open_datasets(window, served)
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.route(TUS, lambda route: None if route.request.method == "PATCH" else route.continue_())
+        page.locator("input[data-folder]").set_input_files(folder)
+        page.wait_for_function("() => Object.values(localStorage).some((one) => one.includes('/uploads/tus/'))")
+        earlier = page.evaluate("JSON.parse(Object.values(localStorage)[0]).datasetId")
+        page.reload()
+        page.unroute(TUS)
+        page.evaluate("(id) => fetch(`/api/v1/datasets/${id}`, { method: 'DELETE' })", earlier)
+        page.locator("input[data-folder]").set_input_files(folder)
+        page.wait_for_url("**/datasets/0*")
+        dataset_id = page.url.rsplit("/", 1)[1]
+    assert dataset_id != earlier
+    assert entries(served, dataset_id) == on_disk(folder)
+
+
 def test_an_upload_can_be_paused(chromium: Browser, served: Served, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 3)
     with watched_window(chromium, allowed=("ERR_ABORTED", "ERR_FAILED")) as window:

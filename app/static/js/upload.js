@@ -5,6 +5,7 @@ import { VirtualTar } from "./virtual-tar.js";
 
 const API = "/api/v1";
 const PIECE = 32 * 2 ** 20; // bytes of one request
+const GONE = [404, 410];
 const AT_ONCE = 3; // archives side by side
 const DELAYS = [0, 1000, 2000, 4000, 8000, ...Array(20).fill(15000)]; // milliseconds; begins anew whenever something got through
 const ARCHIVE = /\.(zip|tar|tar\.gz|tgz)$/i;
@@ -15,6 +16,7 @@ const pathOf = (address) => new URL(address, location.href).pathname.slice(API.l
 const newKey = () => [...crypto.getRandomValues(new Uint32Array(4))].map((one) => one.toString(36)).join("-");
 
 export class Stopped extends Error {}
+class Gone extends Error {}
 
 async function library() {
   await import("../vendor/tus.min.js");
@@ -45,7 +47,10 @@ async function ask(method, address, body, headers = {}) {
     throw new Error("There is no connection to the server.");
   }
   const said = answer.status === 204 || method === "HEAD" ? null : await answer.json().catch(() => null);
-  if (!answer.ok) throw new Error(said?.detail ?? `The server answered ${answer.status}.`);
+  if (!answer.ok) {
+    const Kind = GONE.includes(answer.status) ? Gone : Error;
+    throw new Kind(said?.detail ?? `The server answered ${answer.status}.`);
+  }
   return said;
 }
 
@@ -139,13 +144,15 @@ export class Upload {
     this.remember();
   }
 
+  // Throws when the server cannot say: then what is there must not be begun anew.
   async isOpen(earlier) {
     try {
       await ask("GET", `/datasets/${earlier.datasetId}`);
       for (const { address } of Object.values(earlier.sources)) if (address) await ask("HEAD", pathOf(address), null, TUS);
       return !earlier.uploadId || (await ask("GET", `/uploads/${earlier.uploadId}`)).status === "receiving";
-    } catch {
-      return false;
+    } catch (error) {
+      if (error instanceof Gone) return false;
+      throw error;
     }
   }
 
