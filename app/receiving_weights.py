@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from app.dependencies import House
 from app.receiving import Count, clean_path, read_form
+from app.threads import to_its_end
 from core.errors import FieldProblem, InputInvalid, TooLarge
 from core.ids import new_id
 from core.storage import need_disk
@@ -60,6 +61,11 @@ class OneFile:
         """The file is whole."""
         self.close()
 
+    def forget(self) -> None:
+        """Remove the file."""
+        self.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
     def close(self) -> None:
         """Let go of the file."""
         if self._out is not None:
@@ -76,14 +82,13 @@ async def receive_weights(request: Request, house: House, owner_id: str) -> Weig
         ClientDisconnect: the client went away.
     """
     weights_id = new_id()
-    folder = house.settings.incoming_folder / weights_id
+    folder = house.settings.weights_folder / f"{weights_id}-0"
     sink = OneFile(house, folder)
     try:
         await read_form(request, sink, "file", frozenset({"backbone"}))
         return await run_in_threadpool(_keep, house, owner_id, weights_id, sink)
     finally:
-        sink.close()
-        await run_in_threadpool(shutil.rmtree, folder, ignore_errors=True)
+        await to_its_end(sink.forget)
 
 
 def _keep(house: House, owner_id: str, weights_id: str, sink: OneFile) -> Weights:

@@ -4,16 +4,14 @@ A row with a 30 s lease keeps it single among many web processes. It works with 
 """
 
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
-from sqlalchemy import delete, insert, or_, select, update
+from sqlalchemy import delete, insert, or_, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import Session
 
 from core.config import Settings
 from core.database import Database, database_now
@@ -32,6 +30,7 @@ from core.leases import (
     to_ring,
     waiting_count,
 )
+from core.leftovers import remove_left_files, remove_left_folders
 from core.live import Announcer
 from core.models import empty_bin
 from core.queue import Queue
@@ -56,7 +55,6 @@ LEASE_SECONDS = 30.0
 TIDY_SECONDS = 600.0
 OLD = timedelta(days=1)
 DEAD_WORKER_SECONDS = 600.0
-YOUNG_FOLDER_SECONDS = 3600.0  # its row may not be committed yet
 _LOST = "Its worker disappeared."
 
 
@@ -169,20 +167,8 @@ class Sweeper:
             abandoned = remove_abandoned(session, self._settings)
         if abandoned:
             _log.info("%s uploads were removed: nobody went on with them", abandoned)
-        self._remove_orphans(self._settings.incoming_folder, Upload.id)
-        self._remove_orphans(self._settings.runs_folder, Run.id)
-
-    def _remove_orphans(self, parent: Path, ids: InstrumentedAttribute[str]) -> None:
-        """Remove folders whose row was deleted."""
-        if not parent.is_dir():
-            return
-        for folder in parent.iterdir():
-            if time.time() - folder.stat().st_mtime < YOUNG_FOLDER_SECONDS:
-                continue
-            with self._database.read() as session:
-                known = session.scalar(select(ids).where(ids == folder.name)) is not None
-            if not known:
-                shutil.rmtree(folder, ignore_errors=True)
+        remove_left_folders(self._database, self._settings)
+        remove_left_files(self._database, self._storage)
 
 
 _WHAT_FAILED = {

@@ -12,4 +12,5 @@ Result = TypeVar("Result")
 async def to_its_end(call: Callable[..., Result], *given: object) -> Result:
     """Call on a thread and wait for it, although this request is cancelled already or meanwhile."""
     with anyio.CancelScope(shield=True):
-        return await run_in_threadpool(call, *given)
+        result = await run_in_threadpool(call, *given)
+    return result  # noqa: RET504 - mypy: a scope might swallow its body

@@ -155,6 +155,11 @@ class Settings(BaseSettings):
         return self.folder / "incoming"
 
     @property
+    def weights_folder(self) -> Path:
+        """Files of weights on their way in: `<weights id>-<attempt>/`, attempt 0 while they are received."""
+        return self.folder / "weights-incoming"
+
+    @property
     def runs_folder(self) -> Path:
         """Run folders: `<run id>/attempts/<n>/`."""
         return self.folder / "runs"

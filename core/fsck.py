@@ -22,6 +22,14 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from core.config import Settings
 from core.database import Database
 from core.errors import NotFound
+from core.leftovers import (
+    STORED_AREAS,
+    YOUNG_SECONDS,
+    keys_that_must_be_there,
+    left_files,
+    left_folders,
+    needed_keys,
+)
 from core.storage import Storage, Stored, blob_key, files_below, thumbnail_key
 from core.tables import (
     Dataset,
@@ -29,7 +37,6 @@ from core.tables import (
     Export,
     ExportStatus,
     Image,
-    Run,
     TrainedModel,
     Upload,
     UploadFile,
@@ -40,7 +47,6 @@ from core.uploads import incoming_folder
 
 PAGE = 1000
 BATCH = 64  # files hashed, or removed, at once
-YOUNG_SECONDS = 3600.0  # a file without a row: the row may still come
 
 
 class Kind(StrEnum):
@@ -130,8 +136,9 @@ class Fsck:
                 self._models(),
                 self._exports(),
                 self._received(),
-                self._folders("incoming", self._settings.incoming_folder, Upload.id),
-                self._folders("runs", self._settings.runs_folder, Run.id),
+                self._needed_files(),
+                self._left_files(),
+                self._left_folders(),
             )
             for trouble in itertools.chain.from_iterable(checks):
                 self.tally.found[trouble.kind] += 1
@@ -307,6 +314,25 @@ class Fsck:
             if self._hashes and sha256 is not None and self._sha256(key) != sha256:
                 yield Trouble(Kind.DAMAGED, key, size or 0, f"Its bytes are not those that were built: {whose}")
 
+    # --- archives of batch predictions, weights of one's own
+
+    def _needed_files(self) -> Iterator[Trouble]:
+        for key, whose in keys_that_must_be_there(self._database):
+            if self._storage.has(key):
+                continue
+            with self._database.read() as session:  # it may have come to its end since its row was read
+                needed = key in needed_keys(session, [key])
+            if needed:
+                yield Trouble(Kind.MISSING, key, 0, whose)
+
+    def _left_files(self) -> Iterator[Trouble]:
+        listing = (file for area in STORED_AREAS for file in self._listing(area))
+        for file in left_files(self._database, listing):
+            if self._is_old(file.written_at):
+                if self._repair:
+                    self._storage.delete(file.key)
+                yield Trouble(Kind.ORPHANED, file.key, file.size, "No row needs it.", removed=self._repair)
+
     # --- folders of this machine
 
     def _received(self) -> Iterator[Trouble]:
@@ -326,21 +352,15 @@ class Fsck:
                 found = file.stat().st_size
                 yield Trouble(Kind.DAMAGED, key, found, f'"{path}": {found:,} bytes, {size:,} were received.')
 
-    def _folders(self, area: str, parent: Path, ids: InstrumentedAttribute[str]) -> Iterator[Trouble]:
-        """Folders named by the id of a row that is gone."""
-        if not parent.is_dir():
-            return
-        for folder in parent.iterdir():
-            if not folder.is_dir():
+    def _left_folders(self) -> Iterator[Trouble]:
+        """Folders that no row needs."""
+        for left in left_folders(self._database, self._settings):
+            if not self._is_old(left.written_at):
                 continue
-            with self._database.read() as session:
-                known = session.scalar(select(ids).where(ids == folder.name)) is not None
-            if known or not self._is_old(folder.stat().st_mtime):
-                continue
-            size = sum(facts.st_size for _, facts in files_below(folder))
+            size = sum(facts.st_size for _, facts in files_below(left.path))
             if self._repair:
-                shutil.rmtree(folder, ignore_errors=True)
-            yield Trouble(Kind.ORPHANED, f"{area}/{folder.name}", size, "Its row is gone.", removed=self._repair)
+                shutil.rmtree(left.path, ignore_errors=True)
+            yield Trouble(Kind.ORPHANED, left.key, size, "No row needs it.", removed=self._repair)
 
 
 @dataclass(frozen=True, slots=True)

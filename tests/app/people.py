@@ -39,6 +39,7 @@ from core.tables import (
     utc_now,
 )
 from core.training_config import TrainingConfig
+from core.weights import arrays_key
 
 CLASSES = ("cat", "dog")
 
@@ -148,6 +149,7 @@ def belongings(house: House, user: User) -> Belongings:
         mine = Weights(owner_id=user.id, backbone="tiny_cnn", filename="a.h5", size_bytes=9, status=WeightsStatus.READY)
         session.add(mine)
         session.flush()
+        house.storage.put(arrays_key(mine.id), b"arrays")
         batch = BatchPrediction(
             owner_id=user.id,
             model_id=model.id,

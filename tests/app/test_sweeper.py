@@ -219,3 +219,16 @@ def test_folders_of_deleted_uploads_and_runs_are_removed_but_not_young_or_known_
             os.utime(folder, (1, 1))
     sweeper_of(house, settings, CountedQueue()).sweep()
     assert {path.name for path in settings.runs_folder.iterdir()} == {run_id, "young-orphan"}
+
+
+def test_an_archive_of_a_batch_prediction_that_is_gone_is_removed(house: Database, settings: Settings) -> None:
+    file = settings.storage_folder / "batches" / "gone" / "archive"
+    spool = settings.folder / "batches" / "gone-1"
+    for folder in (file.parent, spool):
+        folder.mkdir(parents=True)
+    file.write_bytes(b"zip")
+    for path in (file, spool):
+        os.utime(path, (1, 1))
+    sweeper_of(house, settings, CountedQueue()).sweep()
+    assert not file.exists()
+    assert not spool.exists()

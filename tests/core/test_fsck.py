@@ -7,7 +7,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, update
 
 from core.config import Settings
 from core.database import Database
@@ -15,7 +15,18 @@ from core.datasets import Placed, VersionDraft, add_version, create_dataset, rem
 from core.fsck import YOUNG_SECONDS, Fsck, Kind, Trouble
 from core.ids import new_id
 from core.storage import FolderStorage, Storage, blob_key, open_storage, thumbnail_key
-from core.tables import Image, Split, Upload, UploadFile, UploadStatus, User
+from core.tables import (
+    BatchPrediction,
+    BatchStatus,
+    Image,
+    Split,
+    Upload,
+    UploadFile,
+    UploadStatus,
+    User,
+    Weights,
+    WeightsStatus,
+)
 from core.uploads import incoming_folder
 from tests.app.people import belongings
 from tests.core.rows import RememberingQueue
@@ -192,6 +203,33 @@ def test_received_bytes_and_folders_of_this_machine_are_checked(stock: Stock) ->
     stock.check(repair=True)
     assert not garbage.exists()
     assert folder.exists(), "its upload waits"
+
+
+def test_archives_and_weights_are_checked(stock: Stock, web_things: str) -> None:
+    sound = ("damaged", f"models/{web_things}/saved_model.zip")
+    with stock.database.write() as session:
+        batch = session.scalars(select(BatchPrediction)).one()
+        batch.status = BatchStatus.QUEUED
+        weights = session.scalars(select(Weights)).one()
+    archive, arrays = f"batches/{batch.id}/archive", f"weights/{weights.id}/arrays.npz"
+    assert found(stock) == {sound, ("missing", archive)}
+    stock.storage.put(archive, b"zip")
+    assert found(stock) == {sound}
+    stock.storage.delete(arrays)
+    assert found(stock) == {sound, ("missing", arrays)}
+    stock.storage.put(arrays, b"arrays")
+    with stock.database.write() as session:
+        session.execute(update(BatchPrediction).values(status=BatchStatus.READY))
+        session.execute(update(Weights).values(status=WeightsStatus.REJECTED))
+    folder = stock.settings.folder / "batches" / f"{batch.id}-1"
+    folder.mkdir(parents=True)
+    garbage = {("orphaned", archive), ("orphaned", arrays), ("orphaned", f"batches/{folder.name}")}
+    assert found(stock) == {sound}, "all of it is young"
+    assert found(stock, later=2 * YOUNG_SECONDS) == {sound, *garbage}
+    stock.check(repair=True, later=2 * YOUNG_SECONDS)
+    assert not stock.storage.has(archive)
+    assert not stock.storage.has(arrays)
+    assert not folder.exists()
 
 
 def test_half_written_files_of_a_crash_are_garbage(tmp_path: Path, database: Database) -> None:

@@ -2,11 +2,11 @@
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from core.errors import Fenced, NotFound
@@ -41,6 +41,10 @@ def check_next(place: Workplace, *, command: tuple[str, ...] = _CHECKER, most_se
         return False
     except Fenced:
         _log.info("weights %s were deleted or taken over while they were checked", held.id)
+        with place.database.read() as session:
+            deleted = session.get(Weights, held.id) is None
+        if deleted:  # the arrays may have been stored after that
+            place.storage.delete(f"weights/{held.id}")
     place.announcer.changed(held.id)
     return True
 
@@ -51,10 +55,11 @@ def _check(place: Workplace, held: Claim, command: tuple[str, ...], most_seconds
         row = session.get(Weights, held.id)
     if row is None:
         return
-    settings.incoming_folder.mkdir(parents=True, exist_ok=True)
-    need_disk(settings.incoming_folder, 2 * row.size_bytes, settings.disk_reserve_bytes)
-    with TemporaryDirectory(dir=settings.incoming_folder, prefix="weights-") as folder:
-        target = Path(folder) / "arrays.npz"
+    need_disk(settings.weights_folder, 2 * row.size_bytes, settings.disk_reserve_bytes)
+    folder = settings.weights_folder / f"{held.id}-{held.attempt}"
+    folder.mkdir(parents=True)
+    try:
+        target = folder / "arrays.npz"
         try:
             source = place.storage.local(received_key(held.id))
             question = {
@@ -68,6 +73,8 @@ def _check(place: Workplace, held: Claim, command: tuple[str, ...], most_seconds
             answer = {"error": "The received file is gone. Upload it again."}
         if "error" not in answer:
             place.storage.put(arrays_key(held.id), target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     with place.database.write() as session:
         if "error" in answer:
             finish_rejected(session, held, answer["error"])

@@ -29,15 +29,16 @@ def archive() -> bytes:
 def test_an_archive_is_stored_and_queued_as_a_body_and_as_a_form(ada: Caller, owned: Belongings, house: House) -> None:
     path = f"/api/v1/models/{owned.model_id}/batch-predictions"
     headers = {"Content-Type": "application/zip"}
-    raw = ada.client.post(path, params={"filename": "holiday.zip"}, content=archive(), headers=headers)
-    form = ada.client.post(path, files={"archive": ("week.zip", archive(), "application/zip")})
+    body = archive()
+    raw = ada.client.post(path, params={"filename": "holiday.zip"}, content=body, headers=headers)
+    form = ada.client.post(path, files={"archive": ("week.zip", body, "application/zip")})
     assert (raw.status_code, form.status_code) == (202, 202), (raw.text, form.text)
     assert (raw.json()["filename"], form.json()["filename"]) == ("holiday.zip", "week.zip")
     assert raw.json()["status"] == "queued"
     assert raw.json()["progress"] == {"pictures_done": 0, "pictures_total": None}
     for one in (raw, form):
         with house.storage.open(batch_predictions.archive_key(one.json()["id"])) as stored:
-            assert stored.read() == archive()
+            assert stored.read() == body
     assert not list((house.settings.folder / "batches").iterdir())
     listed = ada.client.get(path).json()["items"]
     assert [one["id"] for one in listed] == [form.json()["id"], raw.json()["id"], owned.batch_id]

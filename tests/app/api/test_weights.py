@@ -1,5 +1,6 @@
 """Weights over REST: sent, listed, deleted, and started from; checked by the real checker."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,12 @@ from typing import Any
 import pytest
 
 from app.dependencies import House
+from app.receiving_weights import OneFile
+from core.leftovers import remove_left_folders
 from core.tables import Run, RunStatus, TrainedModel, Weights, WeightsStatus
 from tests.app.people import Belongings, Caller, belongings
 from tests.worker.weights.test_arrays import keras_3_file
+from worker.weights import check
 from worker.weights.check import check_next
 from worker.workplace import Workplace
 
@@ -69,6 +73,57 @@ def test_a_reader_that_crashes_or_hangs_rejects_the_file_and_nothing_else(house:
     _check_all(house, command=("sleep", "30"), most_seconds=0.2)
     assert "crashed" in ada.client.get(f"{URL}/{first['id']}").json()["error"]
     assert "took longer" in ada.client.get(f"{URL}/{second['id']}").json()["error"]
+
+
+def test_files_on_their_way_are_not_taken_for_those_of_a_deleted_upload(
+    house: House, ada: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def tidy() -> None:
+        """What the sweeper does, an hour later."""
+        folders = [
+            path for area in ("incoming", "weights-incoming") for path in house.settings.folder.glob(f"{area}/*")
+        ]
+        for folder in folders:
+            os.utime(folder, (1, 1))
+        remove_left_folders(house.database, house.settings)
+        seen.append(bool(folders) and all(folder.is_dir() for folder in folders))
+
+    write, ask = OneFile.write, check._ask
+
+    def written(sink: OneFile, data: memoryview) -> None:
+        write(sink, data)
+        tidy()
+
+    def asked(*given: Any) -> dict[str, Any]:
+        tidy()
+        return ask(*given)
+
+    monkeypatch.setattr(OneFile, "write", written)
+    monkeypatch.setattr(check, "_ask", asked)
+    sent = _send(ada, _tiny(tmp_path)).json()
+    _check_all(house)
+    assert ada.client.get(f"{URL}/{sent['id']}").json()["status"] == "ready"
+    assert len(seen) >= 2
+    assert all(seen)
+    assert not list(house.settings.weights_folder.glob("*"))
+
+
+def test_weights_that_are_deleted_while_they_are_checked_leave_nothing(
+    house: House, ada: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = _send(ada, _tiny(tmp_path)).json()
+    ask = check._ask
+
+    def asked(*given: Any) -> dict[str, Any]:
+        answer = ask(*given)
+        assert ada.client.delete(f"{URL}/{sent['id']}").status_code == 204
+        return answer
+
+    monkeypatch.setattr(check, "_ask", asked)
+    _check_all(house)
+    assert not [path for path in house.settings.storage_folder.glob("weights/**/*") if path.is_file()]
 
 
 def test_what_is_wrong_with_a_form_is_said_at_once(house: House, ada: Caller) -> None:
