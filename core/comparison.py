@@ -88,13 +88,12 @@ def _p_value(session: Session, first: Run, second: Run) -> float:
     one, two = aliased(Prediction), aliased(Prediction)
     right = two.true_label == two.predicted_label
     query = _joined(select(two.image_id, VersionImage.group, right), one, two, first, second)
-    version_id = (
-        first.dataset_version_id or second.dataset_version_id
-    )  # None where both were deleted: nothing is known then
+    version_id = first.dataset_version_id or second.dataset_version_id
     its_row = and_(VersionImage.version_id == version_id, VersionImage.image_id == two.image_id)
     differ = (one.true_label == one.predicted_label) != right
     rows = session.execute(query.outerjoin(VersionImage, its_row).where(differ)).all()
-    units, net = units_of_test(session, version_id) if version_id else Units(()), Counter[str]()
+    # Of a version that was deleted nothing is known: each picture is by itself.
+    units, net = units_of_test(session, version_id) if rows and version_id else Units(()), Counter[str]()
     for image_id, group, gains in rows:
         net[units.of(image_id, group) or f"/{image_id}"] += 1 if gains else -1
     gained, lost = sum(value > 0 for value in net.values()), sum(value < 0 for value in net.values())
