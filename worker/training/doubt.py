@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 from scipy.stats import t as student
 from sklearn.model_selection import GroupKFold
 
@@ -20,7 +18,8 @@ from worker.training.ledger import Ledger
 from worker.training.materials import Workplace, plain_pooled
 from worker.training.network import Network
 from worker.training.phases import class_weights
-from worker.training.statistics import FEWEST_FOR_TEMPERATURE, LOG_TEMPERATURES, softmax
+from worker.training.statistics import softmax
+from worker.training.temperature import fit_temperature
 
 WISHED_PRECISION = 0.95
 KNOWN = 0.5  # a `known_score` below it is unknown
@@ -35,7 +34,6 @@ _KNOWN_SHARE = 0.977  # of one's own pictures: two standard deviations on one si
 _LEAST_WIDTH = 1e-3  # a thousand times what float32 rounds squared lengths by: every runtime gives the same score
 _FOLDS = 5
 _ITERATIONS = 100
-_STEPS = 101  # temperatures tried between 1 and the best
 _BATCH = 1024
 _BATCH_BYTES = 2**26  # of features at once: unpooled ones (`flatten`) are large
 
@@ -225,50 +223,6 @@ def cross_validated(
             kernel, bias = unpack(fit(problem.rows(learnt), strength, iterations=_ITERATIONS), n_classes)
             found[left] = problem.features[left] @ kernel + bias
     return found
-
-
-def fit_temperature(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> float | None:
-    """By what logits are divided (Guo et al., 2017), no further from 1 than these pictures speak for.
-
-    The likelihood's own answer is too bold where pictures are few: when all are right it is 0, and one that is surely wrong moves it
-    far. So, first, what is true gets a target of 1 - 1 / (n + 2) and not 1, n groups of pictures (Platt, 1999: as if one of two more
-    answers were wrong). And second, of all temperatures between 1 and the best, that nearest to 1 is taken whose loss is within one
-    standard error of the best one's (Breiman et al., 1984, there for the size of a tree), by the differences picture by picture.
-    Both fade as pictures become many.
-
-    Args:
-        logits: float [n, classes], as the network has them before its softmax, of pictures that it has not learnt from.
-        labels: int [n].
-        groups: int [n] from 0; pictures of one group are right or wrong together.
-
-    Returns:
-        None with fewer than 50 pictures: too few to say.
-    """
-    if len(labels) < FEWEST_FOR_TEMPERATURE:
-        return None
-    missing = 1 / (int(groups.max()) + 3)
-    targets = np.full(logits.shape, missing / (logits.shape[1] - 1))
-    targets[np.arange(len(labels)), labels] = 1 - missing
-
-    def losses(log_temperature: float) -> np.ndarray:
-        found: np.ndarray = -(targets * log_softmax(logits / np.exp(log_temperature), axis=1)).sum(axis=1)
-        return found
-
-    best = float(minimize_scalar(lambda one: losses(one).mean(), bounds=LOG_TEMPERATURES, method="bounded").x)
-    lowest = losses(best)
-    for one in np.linspace(0.0, best, _STEPS):
-        more = losses(one) - lowest
-        if more.mean() <= _standard_error(more, groups):
-            return float(np.exp(one))
-    return float(np.exp(best))
-
-
-def _standard_error(values: np.ndarray, groups: np.ndarray) -> float:
-    """Of the mean of float [n], groups whole; infinite with one group."""
-    sums = np.bincount(groups, values - values.mean())
-    if len(sums) < 2:
-        return float("inf")
-    return float(np.sqrt(np.square(sums).sum() * len(sums) / (len(sums) - 1))) / len(values)
 
 
 def fit_thresholds(

@@ -10,6 +10,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from worker.training import statistics
 from worker.training.class_curves import areas, curves
 from worker.training.reliability import before_and_after, log_loss, thresholds
+from worker.training.temperature import fit_temperature
 
 _TOP_K = (2, 3, 5, 10)
 
@@ -63,7 +64,8 @@ def _phase(
     per_class = _per_class(judged.test, truth, class_names)
     temperature, scaled = judged.temperature, judged.temperature is not None
     if not scaled:
-        temperature = statistics.fit_temperature(judged.validation, labels["validation"])
+        shown = labels["validation"]
+        temperature = fit_temperature(statistics.logarithms(judged.validation), shown, np.arange(len(shown)))
     present = [row for row in per_class if row["support"]]
     return {
         "accuracy": float(right.mean()),

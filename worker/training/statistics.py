@@ -5,14 +5,11 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
 _Z95 = 1.959963984540054
 _MOST_POINTS = 20.0  # a wider interval than this says that there are too few test pictures to compare anything
-FEWEST_FOR_TEMPERATURE = 50
-LOG_TEMPERATURES = (-3.0, 7.0)  # 0.05 to 1100
 _RESAMPLES = 1000
 _DRAWN_AT_ONCE = 50
 _PRIOR_GROUPS = 1  # worth of so many groups: that the pictures of a group are right or wrong together
@@ -237,30 +234,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return probabilities
 
 
-def fit_temperature_of_logits(logits: np.ndarray, labels: np.ndarray) -> float | None:
-    """The one number by which logits are divided to be best calibrated on these pictures (Guo et al., 2017).
-
-    Args:
-        logits: float [n, classes], as the network has them before its softmax: a probability that was rounded to 0 or 1 has lost its own.
-        labels: int [n].
-
-    Returns:
-        None with fewer than 50 pictures: too few to say.
-    """
-    if len(labels) < FEWEST_FOR_TEMPERATURE:
-        return None
-    wide = logits.astype(np.float64)
-    found = minimize_scalar(
-        lambda log_t: _mean_loss(wide / np.exp(log_t), labels), bounds=LOG_TEMPERATURES, method="bounded"
-    )
-    return float(np.exp(found.x))
-
-
-def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
-    """`fit_temperature_of_logits` where only probabilities are known, float [n, classes]; those below 1e-12 count as that."""
-    return fit_temperature_of_logits(_logarithms(probabilities), labels)
-
-
 def with_temperature(probabilities: np.ndarray, temperature: float | None) -> np.ndarray:
     """Probabilities as they are once their logarithms are divided by a temperature: p ** (1 / T), normalised.
 
@@ -274,15 +247,10 @@ def with_temperature(probabilities: np.ndarray, temperature: float | None) -> np
     Returns:
         float64 [n, classes].
     """
-    return softmax(_logarithms(probabilities) / (temperature or 1.0))
+    return softmax(logarithms(probabilities) / (temperature or 1.0))
 
 
-def _logarithms(probabilities: np.ndarray) -> np.ndarray:
+def logarithms(probabilities: np.ndarray) -> np.ndarray:
+    """Logits float64 [n, classes] of probabilities float [n, classes]; those below 1e-12 count as that."""
     found: np.ndarray = np.log(np.clip(probabilities.astype(np.float64), 1e-12, 1.0))
     return found
-
-
-def _mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_sums = np.log(np.exp(shifted).sum(axis=1))
-    return float((log_sums - shifted[np.arange(len(labels)), labels]).mean())

@@ -9,8 +9,6 @@ from worker.training.statistics import (
     difference_interval,
     drawn_means,
     exact_mcnemar,
-    fit_temperature,
-    fit_temperature_of_logits,
     group_numbers,
     mcnemar,
     p_text,
@@ -70,28 +68,6 @@ def test_equal_answers_give_p_one() -> None:
 @pytest.mark.parametrize(("p", "text"), [(0.65, "0.65"), (0.0033, "0.003"), (0.0003, "0.0003"), (1e-9, "below 0.0001")])
 def test_p_values_have_the_digits_that_matter(p: float, text: str) -> None:
     assert p_text(p) == text
-
-
-def test_the_temperature_undoes_overconfidence() -> None:
-    random = np.random.default_rng(0)
-    logits = random.normal(size=(4000, 3)) * 2
-    truth = np.array([random.choice(3, p=np.exp(row) / np.exp(row).sum()) for row in logits])
-    sharp = np.exp(logits * 3)
-    assert fit_temperature(sharp / sharp.sum(axis=1, keepdims=True), truth) == pytest.approx(3.0, rel=0.1)
-
-
-def test_the_temperature_of_very_sure_logits_is_the_one_with_the_lowest_loss() -> None:
-    truth = np.arange(400) % 2
-    said = np.where(np.arange(400) < 32, 1 - truth, truth)  # 8 % wrong, all as sure as the others
-    logits = np.where(np.arange(2) == said[:, None], 60.0, 0.0)
-    right = 0.92
-    assert fit_temperature_of_logits(logits, truth) == pytest.approx(60 / np.log(right / (1 - right)), rel=1e-3)
-    assert fit_temperature_of_logits(10 * logits, truth) == pytest.approx(600 / np.log(right / (1 - right)), rel=1e-3)
-
-
-def test_fewer_than_fifty_pictures_give_no_temperature() -> None:
-    assert fit_temperature(np.full((49, 2), 0.5), np.zeros(49, int)) is None
-    assert fit_temperature_of_logits(np.zeros((49, 2)), np.zeros(49, int)) is None
 
 
 def test_a_temperature_divides_the_logits_and_can_be_taken_back() -> None:
