@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -33,6 +33,9 @@ from core.errors import (
 
 API_PREFIX = "/api/"
 _log = logging.getLogger(__name__)
+# PostgreSQL's codes (its manual, appendix A): a deadlock, a lock not got, too many connections; shut down, crashed, starting
+_BUSY = {"40001", "40P01", "55P03", "53300"}
+_AWAY = {"57P01", "57P02", "57P03"}
 
 
 class TooMany(ThawError):
@@ -203,11 +206,19 @@ def _of_http_exception(error: HTTPException) -> Problem:
 
 
 def _of_database_error(error: Exception) -> Problem:
-    text = str(getattr(error, "orig", error)).lower()
-    if "full" in text:
+    """SQLite says what is wrong in words, PostgreSQL by a code: none where it could not be reached."""
+    cause = getattr(error, "orig", None) or error
+    text, code = str(cause).lower(), getattr(cause, "sqlstate", "")
+    if code == "53100" or (code == "" and "full" in text):
         return Problem(507, "The disk is full. Nothing was changed; free some space and try again.")
-    if "locked" in text or "busy" in text:
+    if code in _BUSY or (code == "" and ("locked" in text or "busy" in text)):
         return Problem(503, "The database is busy. Nothing was changed; try again.", headers={"Retry-After": "2"})
+    unreachable = isinstance(error, OperationalError | InterfaceError) and code is None
+    if unreachable or (code and code[:2] == "08") or code in _AWAY:
+        _log.warning("the database does not answer: %s", cause)
+        return Problem(503, "The database does not answer. Try again in a moment.", headers={"Retry-After": "5"})
+    if code == "22003" or "sqlite integer" in text:
+        return Problem(422, "A number is out of range. Allowed: -2147483648 to 2147483647.")
     raise error
 
 
@@ -239,5 +250,5 @@ async def _handle(request: Request, error: Exception) -> Response:
 
 def register(app: FastAPI) -> None:
     """Have every foreseen error shown by the table above."""
-    for kind in (ThawError, RequestValidationError, HTTPException, OperationalError):
+    for kind in (ThawError, RequestValidationError, HTTPException, DBAPIError, OverflowError):
         app.add_exception_handler(kind, _handle)

@@ -1,6 +1,7 @@
 """Fixtures that every room's tests share: a real database made by the migrations, one copy per test.
 
 Tests whose truth depends on the database run on SQLite and on PostgreSQL: `pytestmark = pytest.mark.both_databases`.
+All others that use one run on SQLite, and `make test-slow` runs them on PostgreSQL.
 """
 
 import shutil
@@ -16,10 +17,12 @@ from tests.s3 import Bucket, new_bucket, running_s3
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that is marked `both_databases` once on each, when it uses one."""
-    marked = metafunc.definition.get_closest_marker("both_databases") is not None
-    if marked and "database_address" in metafunc.fixturenames:
-        metafunc.parametrize("database_address", ["sqlite", "postgresql"], indirect=True)
+    """Run a test that uses a database once on each; on PostgreSQL among the slow ones unless it is marked `both_databases`."""
+    if "database_address" not in metafunc.fixturenames:
+        return
+    both, only_sqlite = (metafunc.definition.get_closest_marker(name) for name in ("both_databases", "sqlite_only"))
+    server = pytest.param("postgresql", marks=() if both else pytest.mark.slow)
+    metafunc.parametrize("database_address", ["sqlite"] if only_sqlite else ["sqlite", server], indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -51,10 +54,18 @@ def migrated_address(postgres: Postgres) -> str:
     return address
 
 
+@pytest.fixture(autouse=True)
+def _server_first(request: pytest.FixtureRequest) -> None:
+    """PostgreSQL starts before the test replaces anything, such as what starts processes."""
+    chosen = getattr(request.node, "callspec", None)
+    if chosen and chosen.params.get("database_address") == "postgresql":
+        request.getfixturevalue("migrated_address")
+
+
 @pytest.fixture
 def database_address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """`DATABASE_URL` of an empty database of the newest schema: SQLite, or PostgreSQL where the test asks for it."""
-    if getattr(request, "param", "sqlite") == "sqlite":
+    """`DATABASE_URL` of an empty database of the newest schema: SQLite in `tmp_path`, or PostgreSQL."""
+    if request.param == "sqlite":
         path = tmp_path / "thaw.sqlite3"
         shutil.copyfile(request.getfixturevalue("migrated_file"), path)
         yield f"sqlite+pysqlite:///{path}"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from worker.lifeline import child_setup
 
@@ -57,6 +58,16 @@ class Postgres:
         with psycopg.connect(address, autocommit=True) as connection:
             others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
             connection.execute(f"{others} AND pid <> pg_backend_pid()".encode())
+
+    @contextmanager
+    def closed(self, address: str) -> Iterator[None]:
+        """Meanwhile nobody gets into a database, as if its server were gone."""
+        name = conninfo_to_dict(address)["dbname"]
+        with self._connection() as connection:
+            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'.encode())
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+            yield
+            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'.encode())
 
     def _connection(self) -> "psycopg.Connection[tuple[object, ...]]":
         return psycopg.connect(self.address("postgres"), autocommit=True)

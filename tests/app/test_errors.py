@@ -3,16 +3,27 @@
 import inspect
 import json
 import logging
+import re
+from pathlib import Path
 
+import psycopg
 import pytest
 from fastapi import FastAPI
+from fastapi.routing import APIRoute, iter_route_contexts
 from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
+import migrations
+from app.dependencies import House
 from app.errors import STATUSES, Problem, ProblemResponse, TooMany, problem_of, shortened
+from app.main import create_app
 from core import errors
+from core.config import Settings
+from core.database import Database
 from core.errors import FieldProblem, ThawError, WorkersAway
-from tests.app.people import Caller
+from tests.app.people import Caller, belongings, caller
+from tests.app.test_security import filled
+from tests.postgres import Postgres
 
 # these never reach a person: a worker stops at the first, the others are written into a run's failure
 INSIDE = {errors.Fenced, errors.WeightsUnavailable, errors.PicturesUnreadable}
@@ -49,6 +60,35 @@ def test_errors_that_pass_say_when_to_come_again() -> None:
 @pytest.mark.parametrize(("message", "status"), [("database or disk is full", 507), ("database is locked", 503)])
 def test_a_database_that_cannot_write_is_a_sentence(message: str, status: int) -> None:
     assert problem_of(OperationalError("INSERT", {}, Exception(message))).status == status
+
+
+@pytest.mark.parametrize(("code", "status"), [("53100", 507), ("40P01", 503), ("57P01", 503), ("08006", 503)])
+def test_what_postgresql_says_by_a_code_is_a_sentence_too(code: str, status: int) -> None:
+    cause = psycopg.OperationalError("could not extend file: No space left on device")
+    cause.sqlstate = code
+    assert problem_of(OperationalError("INSERT", {}, cause)).status == status
+
+
+def test_a_database_that_is_gone_for_a_while_is_a_sentence(
+    postgres: Postgres, tmp_path: Path, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = postgres.create()
+    database = Database(address)
+    migrations.upgrade(database)
+    database.close()
+    web = create_app(Settings(data_dir=tmp_path, redis_url=redis_url, database_url=address))
+    house: House = web.state.house
+    ada = caller(web, house, "ada").client
+    with postgres.closed(address):
+        api, page = ada.get("/api/v1/datasets"), ada.get("/datasets")
+    assert (api.status_code, page.status_code) == (503, 503)
+    assert api.json()["detail"] == "The database does not answer. Try again in a moment."
+    assert api.json()["detail"] in page.text
+    assert api.headers["Retry-After"] == "5"
+    assert "Traceback" not in caplog.text
+    assert ada.get("/api/v1/datasets").status_code == 200
+    house.queue.close()
+    house.database.close()
 
 
 def test_any_other_database_error_is_unexpected() -> None:
@@ -139,3 +179,26 @@ def test_an_unexpected_error_is_logged_with_its_number_and_never_shown(
     assert number in answer.json()["detail"]
     assert number in caplog.text
     assert "the secret inside" in caplog.text
+
+
+@pytest.mark.both_databases
+def test_no_number_in_an_address_is_too_large_for_an_answer(web: FastAPI, house: House, ada: Caller) -> None:
+    owned, asked = belongings(house, ada.user), 0
+    for context in iter_route_contexts(web.routes):
+        if not isinstance(context.route, APIRoute) or "GET" not in context.methods:
+            continue
+        for name in _numbers(web, context.path, context.route):
+            for number in (2**31, 2**63, -(2**63) - 1):
+                path = filled(re.sub(rf"\{{{name}(:\w+)?\}}", str(number), context.path), owned)
+                answer = ada.client.get(path, params={} if f"{{{name}" in context.path else {name: number})
+                assert answer.status_code < 500, (path, name, number, answer.text)
+                asked += 1
+    assert asked > 40
+
+
+def _numbers(web: FastAPI, path: str, route: APIRoute) -> set[str]:
+    """The parameters of a route that are whole numbers: pages say so by their types, the API by its document too."""
+    typed = inspect.signature(route.endpoint).parameters
+    found = {name for name, one in typed.items() if "int" in re.findall(r"\w+", str(one.annotation))}
+    told = web.openapi()["paths"].get(path, {}).get("get", {}).get("parameters", [])
+    return found | {one["name"] for one in told if '"integer"' in json.dumps(one["schema"])}

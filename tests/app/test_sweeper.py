@@ -1,7 +1,6 @@
 """The sweeper takes back, rings, and tidies."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -53,15 +52,15 @@ class CountedQueue:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, database_address: str) -> Settings:
     """Without a broker."""
-    return Settings(data_dir=tmp_path, redis_url=f"unix://{tmp_path}/nobody.sock", disk_reserve_bytes=0)
+    broker = f"unix://{tmp_path}/nobody.sock"
+    return Settings(data_dir=tmp_path, database_url=database_address, redis_url=broker, disk_reserve_bytes=0)
 
 
 @pytest.fixture
-def house(settings: Settings, migrated_file: Path) -> Iterator[Database]:
-    """The database in the data folder."""
-    shutil.copyfile(migrated_file, settings.folder / "thaw.sqlite3")
+def house(settings: Settings) -> Iterator[Database]:
+    """The database of these settings."""
     opened = open_database(settings)
     yield opened
     opened.close()

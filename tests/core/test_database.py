@@ -12,6 +12,7 @@ from core.tables import User
 from tests.core.rows import person
 
 
+@pytest.mark.sqlite_only
 def test_writers_sync_fully_and_readers_cannot_write(database: Database) -> None:
     with database.write() as session:
         assert session.execute(text("PRAGMA journal_mode")).scalar() == "wal"
@@ -42,6 +43,7 @@ def test_only_patched_sqlites_are_safe(version: tuple[int, ...], safe: bool) -> 
     assert module.is_safe(version) is safe
 
 
+@pytest.mark.sqlite_only
 def test_read_then_write_transactions_never_fail_however_many_writers(database: Database) -> None:
     with database.write() as session:
         person(session)

@@ -57,6 +57,7 @@ def test_near_duplicates_of_a_version_are_found_in_its_order_however_far_apart(
                 assert one.issues[kind] == len(wanted) > 0
 
 
+@pytest.mark.sqlite_only
 @pytest.mark.parametrize("analyzed", [False, True])
 def test_sqlite_takes_steps_by_the_number_of_pictures_not_by_its_square(database: Database, analyzed: bool) -> None:
     taken: list[int] = []

@@ -30,9 +30,9 @@ QUEUE = cast("Queue", RememberingQueue())
 
 
 @pytest.fixture
-def place(tmp_path: Path, migrated_file: Path) -> Iterator[Workplace]:
+def place(tmp_path: Path, database_address: str) -> Iterator[Workplace]:
     """A workplace with short leases and no broker."""
-    with workplace(tmp_path, migrated_file, "batch", lease_seconds=5) as made:
+    with workplace(tmp_path, database_address, "batch", lease_seconds=5) as made:
         yield made
 
 

@@ -43,9 +43,9 @@ result = {"format": order["format"], "size_bytes": 7, "sha256": "ab" * 32, "agre
 
 
 @pytest.fixture
-def place(tmp_path: Path, migrated_file: Path) -> Iterator[Workplace]:
+def place(tmp_path: Path, database_address: str) -> Iterator[Workplace]:
     """A workplace with short leases and no broker."""
-    with workplace(tmp_path, migrated_file, "export", lease_seconds=5) as made:
+    with workplace(tmp_path, database_address, "export", lease_seconds=5) as made:
         yield made
 
 

@@ -1,6 +1,5 @@
 """Worker rows."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +15,11 @@ from worker.workplace import Workplace
 
 
 @pytest.fixture
-def place(tmp_path: Path, migrated_file: Path) -> Iterator[Workplace]:
+def place(tmp_path: Path, database_address: str) -> Iterator[Workplace]:
     """A workplace without a broker."""
-    shutil.copyfile(migrated_file, tmp_path / "thaw.sqlite3")
-    made = Workplace(Settings(data_dir=tmp_path, redis_url=f"unix://{tmp_path}/nobody.sock"), ("ingest", "export"))
+    broker = f"unix://{tmp_path}/nobody.sock"
+    settings = Settings(data_dir=tmp_path, database_url=database_address, redis_url=broker)
+    made = Workplace(settings, ("ingest", "export"))
     yield made
     made.close()
 

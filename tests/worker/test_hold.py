@@ -21,9 +21,9 @@ from worker.workplace import Workplace
 
 
 @pytest.fixture
-def place(tmp_path: Path, migrated_file: Path) -> Iterator[Workplace]:
+def place(tmp_path: Path, database_address: str) -> Iterator[Workplace]:
     """A workplace with a very short lease."""
-    with workplace(tmp_path, migrated_file, "train", lease_seconds=1) as made:
+    with workplace(tmp_path, database_address, "train", lease_seconds=1) as made:
         yield made
 
 

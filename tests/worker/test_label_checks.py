@@ -24,12 +24,12 @@ from worker.workplace import Workplace
 
 
 @pytest.fixture
-def place(tmp_path: Path, migrated_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
+def place(tmp_path: Path, database_address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
     """A worker with short leases; the quick preset is a tiny network."""
     config = parse_config({**TINY, "phases": [{"kind": "frozen", "epochs": 2, "features": "cached"}]})
     monkeypatch.setitem(presets.PRESETS, "quick", replace(presets.PRESETS["quick"], config=config))
     monkeypatch.setattr(label_checks, "SIDE", 32)
-    with workplace(tmp_path, migrated_file, "batch", lease_seconds=20) as made:
+    with workplace(tmp_path, database_address, "batch", lease_seconds=20) as made:
         yield made
 
 

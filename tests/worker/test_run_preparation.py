@@ -24,12 +24,15 @@ from worker.workplace import Workplace
 
 
 @pytest.fixture
-def place(tmp_path: Path, migrated_file: Path, bucket: Bucket) -> Iterator[Workplace]:
+def place(tmp_path: Path, database_address: str, bucket: Bucket) -> Iterator[Workplace]:
     """A worker whose pictures are in a bucket, and who has no copy of any."""
-    shutil.copyfile(migrated_file, tmp_path / "thaw.sqlite3")
     made = Workplace(
         Settings(
-            data_dir=tmp_path, redis_url=f"unix://{tmp_path}/nobody.sock", disk_reserve_bytes=0, **bucket.settings
+            data_dir=tmp_path,
+            database_url=database_address,
+            redis_url=f"unix://{tmp_path}/nobody.sock",
+            disk_reserve_bytes=0,
+            **bucket.settings,
         ),
         ("train",),
     )

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import shutil
 import sys
 import threading
 import time
@@ -29,13 +28,13 @@ Play = Callable[[str], Run]
 
 
 @pytest.fixture
-def place(tmp_path: Path, migrated_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
+def place(tmp_path: Path, database_address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
     """A workplace with short leases, without a broker: what it announces is heard by nobody."""
-    shutil.copyfile(migrated_file, tmp_path / "thaw.sqlite3")
     command = [sys.executable, "-m", "tests.worker.fake_trainer"]
     monkeypatch.setattr(trainer_process, "trainer_command", lambda: command)
     settings = Settings(
         data_dir=tmp_path,
+        database_url=database_address,
         redis_url=f"unix://{tmp_path}/nobody.sock",
         lease_seconds=5,
         renew_seconds=0.2,

@@ -1,6 +1,5 @@
 """A worker's place for tests: a migrated database, a broker that nobody runs, short leases."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +15,11 @@ from worker.workplace import Workplace
 
 
 @contextmanager
-def workplace(folder: Path, migrated_file: Path, queue: str, *, lease_seconds: float) -> Iterator[Workplace]:
-    """A place of one queue in `folder`, closed at the end."""
-    shutil.copyfile(migrated_file, folder / "thaw.sqlite3")
+def workplace(folder: Path, address: str, queue: str, *, lease_seconds: float) -> Iterator[Workplace]:
+    """A place of one queue in `folder` over a migrated database, closed at the end."""
     settings = Settings(
         data_dir=folder,
+        database_url=address,
         redis_url=f"unix://{folder}/nobody.sock",
         lease_seconds=lease_seconds,
         renew_seconds=0.2,

@@ -1,10 +1,8 @@
 """Every answer of the API conforms to its OpenAPI document: generated requests, good and bad, over a real server with real rows."""
 
 import itertools
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import schemathesis
@@ -17,8 +15,10 @@ from schemathesis.checks import (
     status_code_conformance,
 )
 
+import migrations
 from app.main import create_app
 from core.config import Settings
+from core.database import Database
 from tests.app.people import Caller, belongings, caller
 from tests.app.server import serving
 
@@ -33,14 +33,20 @@ STREAMS = "/events"  # they have no end
 EXAMPLES = 4
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def served(
-    migrated_file: Path, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Caller]]:
     """One server for all generated requests: its address, and Ada."""
     folder = tmp_path_factory.mktemp("served")
-    shutil.copyfile(migrated_file, folder / "thaw.sqlite3")
+    address = f"sqlite+pysqlite:///{folder / 'thaw.sqlite3'}"
+    if request.param == "postgresql":
+        address = request.getfixturevalue("postgres").create()
+    database = Database(address)
+    migrations.upgrade(database)
+    database.close()
     values = {"data_dir": folder, "redis_url": redis_url, "disk_reserve_bytes": 0, "predict_timeout": 0.1}
+    values["database_url"] = address
     web = create_app(Settings(**values, sweep_seconds=600))
     with serving(web) as address:
         yield address, caller(web, web.state.house, "ada")

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import shutil
 import subprocess
 import threading
 import time
@@ -28,16 +27,15 @@ QUESTION = {"kind": "predict", "model_id": "1", "storage_key": "models/a", "clas
 
 
 @pytest.fixture
-def settings(tmp_path: Path, migrated_file: Path) -> Iterator[Settings]:
+def settings(tmp_path: Path, database_address: str) -> Iterator[Settings]:
     """A real broker on a unix socket, and a model."""
-    shutil.copyfile(migrated_file, tmp_path / "thaw.sqlite3")
     plan, address = broker_plan(Settings(data_dir=tmp_path))
     with subprocess.Popen(plan.command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as broker:
         assert broker.stdin is not None
         assert plan.standard_input is not None
         broker.stdin.write(plan.standard_input)
         broker.stdin.close()
-        made = Settings(data_dir=tmp_path, redis_url=address, predict_timeout=10)
+        made = Settings(data_dir=tmp_path, database_url=database_address, redis_url=address, predict_timeout=10)
         queue = Queue(made)
         wait_until(queue.alive, 10, "the broker answers")
         queue.close()
