@@ -75,6 +75,12 @@ def database_address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator
     request.getfixturevalue("postgres").empty(address)
 
 
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def database_url(request: pytest.FixtureRequest) -> str | None:
+    """A setting for a module's one house: None for SQLite in its data folder, or a new database of PostgreSQL without tables."""
+    return request.getfixturevalue("postgres").create() if request.param == "postgresql" else None
+
+
 @pytest.fixture
 def database(database_address: str) -> Iterator[Database]:
     """An empty database of the newest schema."""

@@ -25,8 +25,8 @@ def visitor(settings: Settings, cookie: str | None) -> TestClient:
 
 
 @pytest.fixture(scope="module")
-def furnished(tmp_path_factory: pytest.TempPathFactory) -> Furnished:
-    return furnish(tmp_path_factory.mktemp("furnished"))
+def furnished(tmp_path_factory: pytest.TempPathFactory, database_url: str | None) -> Furnished:
+    return furnish(tmp_path_factory.mktemp("furnished"), database_url=database_url)
 
 
 @pytest.fixture(scope="module")

@@ -47,15 +47,25 @@ def test_what_is_wrong_is_a_problem_with_advice(tmp_path: Path, monkeypatch: pyt
     assert all(told[name].advice for name in wrong)
 
 
+@pytest.mark.both_databases
 def test_a_database_of_a_newer_thaw_is_a_problem_and_an_older_one_a_note(tmp_path: Path, database: Database) -> None:
-    settings = Settings(data_dir=tmp_path)
-    assert found(settings)["Database"].state == State.OK
-    with database.write() as session:
-        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    assert found(settings)["Database"].state == State.PROBLEM
-    with database.write() as session:
-        session.execute(text("DELETE FROM alembic_version"))
-    assert found(settings)["Database"].state == State.NOTE
+    settings = Settings(data_dir=tmp_path, database_url=database.address)
+    told = found(settings)["Database"]
+    assert told.state == State.OK
+    assert told.detail.startswith("SQLite 3" if database.is_sqlite else "PostgreSQL, schema ")
+    with database.read() as session:
+        newest = session.scalar(text("SELECT version_num FROM alembic_version"))
+    try:
+        with database.write() as session:
+            session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        assert found(settings)["Database"].state == State.PROBLEM
+        with database.write() as session:
+            session.execute(text("DELETE FROM alembic_version"))
+        assert found(settings)["Database"].state == State.NOTE
+    finally:  # other tests use this very database of PostgreSQL
+        with database.write() as session:
+            session.execute(text("DELETE FROM alembic_version"))
+            session.execute(text("INSERT INTO alembic_version VALUES (:newest)"), {"newest": newest})
 
 
 @contextmanager
@@ -84,7 +94,7 @@ def answering(folder: Path, **parts: bool) -> Iterator[None]:
 
 
 def test_a_server_is_asked_itself_and_needs_workers(tmp_path: Path, database: Database) -> None:
-    settings = Settings(data_dir=tmp_path)
+    settings = Settings(data_dir=tmp_path, database_url=database.address)
     assert states(settings)["Workers"] == State.OK, "without a server nobody expects workers"
     assert database.alive()
     with answering(tmp_path, database=True, broker=True):

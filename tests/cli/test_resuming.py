@@ -109,8 +109,9 @@ def redis_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, redis_url: str, database: Database) -> Settings:  # noqa: ARG001 - its file is there
-    return Settings(data_dir=tmp_path, redis_url=redis_url, disk_reserve_bytes=0, sweep_seconds=600)
+def settings(tmp_path: Path, redis_url: str, database: Database) -> Settings:
+    given = {"data_dir": tmp_path, "redis_url": redis_url, "database_url": database.address}
+    return Settings(**given, disk_reserve_bytes=0, sweep_seconds=600)
 
 
 @pytest.fixture

@@ -7,7 +7,18 @@ from sqlalchemy import Table, text
 from sqlalchemy.engine import Connection
 
 from core.database import Database
-from core.tables import Base, Outcome, RunStatus, Split, UploadStatus
+from core.issues import Kind
+from core.tables import (
+    Base,
+    BatchStatus,
+    Decision,
+    LabelCheckStatus,
+    Outcome,
+    RunStatus,
+    Split,
+    UploadStatus,
+    WeightsStatus,
+)
 
 MANY = 100_000
 OWNER = "owner 1"  # of ten, who have equally many
@@ -16,6 +27,9 @@ VERSION = "v-0000000"
 UPLOAD = "u-0000000"
 DATASET = "d-0000000"
 GROUP = "g-00000"
+CHECK = "l-0000000"
+BATCH = "b-0000000"
+MODEL = "m-0000000"
 
 # Values by table and column, as SQL over n = 0 ... MANY - 1. `{id:x}` is the id of row x of the table whose ids begin with that letter.
 _OWNER = "'owner ' || (n % 10)"
@@ -24,6 +38,7 @@ _SPLIT = f"CASE (n / 10) % 5 WHEN 0 THEN '{Split.TEST}' WHEN 1 THEN '{Split.VALI
 _OUTCOME = f"CASE WHEN n % 50 = 0 THEN '{Outcome.REFUSED}' ELSE '{Outcome.KEPT}' END"
 _RUN_STATUS = _STATUS.format(going=RunStatus.QUEUED, bad=RunStatus.FAILED, good=RunStatus.SUCCEEDED)
 _UPLOAD_STATUS = _STATUS.format(going=UploadStatus.RECEIVED, bad=UploadStatus.REJECTED, good=UploadStatus.READY)
+_WEIGHTS_STATUS = _STATUS.format(going=WeightsStatus.RECEIVED, bad=WeightsStatus.REJECTED, good=WeightsStatus.READY)
 _SCORE = "CASE WHEN n % 3 > 0 THEN (n % 1009) / 1009.0 END"
 _DELETED = "CASE WHEN n % 2000 = 3 THEN {now} END"
 VALUES: dict[str, dict[str, str]] = {
@@ -84,6 +99,34 @@ VALUES: dict[str, dict[str, str]] = {
         "predicted_label": "CASE WHEN n % 13 = 0 THEN (n + 1) % 10 ELSE n % 10 END",
         "true_probability": "(n % 1009) / 1009.0",
     },
+    "weights": {"id": "{w:n}", "owner_id": _OWNER, "status": _WEIGHTS_STATUS},
+    "version_issues": {
+        "version_id": f"CASE WHEN n < 60000 THEN '{VERSION}' ELSE {{v:n / 100}} END",
+        "kind": f"CASE WHEN n % 10 = 0 THEN '{Kind.LEAKS}' ELSE '{Kind.NEAR_DUPLICATES}' END",
+        "number": "n",
+        "image_id": "{i:n}",
+        "other_id": "{i:n / 2}",
+    },
+    "label_checks": {"id": "{l:n}", "owner_id": _OWNER, "version_id": "{v:n}", "status": f"'{LabelCheckStatus.READY}'"},
+    "label_suggestions": {
+        "check_id": f"CASE WHEN n < 60000 THEN '{CHECK}' ELSE {{l:n / 100}} END",
+        "rank": "n",
+        "image_id": "{i:n}",
+        "likely": "n % 50 = 0",
+    },
+    "label_decisions": {
+        "dataset_id": "{d:n / 20}",
+        "image_id": "{i:n}",
+        "owner_id": _OWNER,
+        "decision": f"'{Decision.RELABEL}'",
+    },
+    "batch_predictions": {
+        "id": "{b:n}",
+        "owner_id": _OWNER,
+        "model_id": "{m:n / 50}",
+        "status": f"'{BatchStatus.READY}'",
+    },
+    "batch_rows": {"batch_id": f"CASE WHEN n < 60000 THEN '{BATCH}' ELSE {{b:n / 100}} END", "ordinal": "n"},
 }
 
 

@@ -13,11 +13,11 @@ from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
 import migrations
-from core import catalog, datasets, models, runs
+from core import batch_predictions, catalog, datasets, issues, label_desk, models, runs
 from core.catalog import PredictionWish, Wish
 from core.database import Database
-from core.tables import DatasetVersion, Run, Split, TrainedModel, utc_now
-from tests.core.many_rows import DATASET, GROUP, MANY, OWNER, RUN, UPLOAD, VALUES, VERSION, fill
+from core.tables import DatasetVersion, LabelCheck, Run, Split, TrainedModel, utc_now
+from tests.core.many_rows import BATCH, CHECK, DATASET, GROUP, MANY, MODEL, OWNER, RUN, UPLOAD, VALUES, VERSION, fill
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 PERSON = MANY // 10  # rows of one person, which a search in names has to read
@@ -56,6 +56,10 @@ def _version(session: Session) -> DatasetVersion:
     version = session.get_one(DatasetVersion, VERSION)
     version.class_names = [f"class {label}" for label in range(10)]
     return version
+
+
+def _check(session: Session) -> LabelCheck:
+    return session.get_one(LabelCheck, CHECK)
 
 
 def _second_page(listed: Callable[[Session, str | None], catalog.Page[Any]]) -> Asked:
@@ -130,6 +134,21 @@ ASKED: dict[str, Asked] = {
         lambda session: session.scalars(select(TrainedModel.id).where(TrainedModel.deleted_at < utc_now())).all()
     ),
     "sorted_values": Asked(lambda session: catalog.sorted_values(session, [RUN], "-config.frozen.epochs")),
+    "list_weights": _second_page(lambda session, cursor: catalog.list_weights(session, OWNER, Wish(cursor=cursor))),
+    "ready_weights": Asked(lambda session: catalog.ready_weights(session, OWNER)),
+    "issues": _second_page(lambda session, cursor: issues.list_issues(session, _version(session), cursor=cursor)),
+    "issues of a kind": _second_page(
+        lambda session, cursor: issues.list_issues(session, _version(session), kind="leaks", cursor=cursor)
+    ),
+    "label doubts": _second_page(
+        lambda session, cursor: label_desk.doubts(session, _version(session), _check(session), cursor=cursor)
+    ),
+    "likely label errors that nobody has decided": Asked(
+        lambda session: label_desk.doubts(session, _version(session), _check(session), decided=False, likely=True),
+        few=10_000,
+    ),
+    "batches_of": Asked(lambda session: batch_predictions.batches_of(session, MODEL)),
+    "batch rows": Asked(lambda session: batch_predictions.rows_after(session, BATCH, 30_000), few=5_000),
     "looks": Asked(lambda session: runs.looks(session, [session.get_one(Run, "r-0050001")])),
     "looks of models": Asked(lambda session: runs.model_looks(session, [session.get_one(TrainedModel, "m-0000001")])),
 }

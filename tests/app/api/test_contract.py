@@ -18,7 +18,7 @@ from schemathesis.checks import (
 import migrations
 from app.main import create_app
 from core.config import Settings
-from core.database import Database
+from core.database import open_database
 from tests.app.people import Caller, belongings, caller
 from tests.app.server import serving
 
@@ -33,21 +33,17 @@ STREAMS = "/events"  # they have no end
 EXAMPLES = 4
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module")
 def served(
-    request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+    database_url: str | None, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Caller]]:
     """One server for all generated requests: its address, and Ada."""
-    folder = tmp_path_factory.mktemp("served")
-    address = f"sqlite+pysqlite:///{folder / 'thaw.sqlite3'}"
-    if request.param == "postgresql":
-        address = request.getfixturevalue("postgres").create()
-    database = Database(address)
+    values = {"database_url": database_url, "redis_url": redis_url, "disk_reserve_bytes": 0, "predict_timeout": 0.1}
+    settings = Settings(**values, data_dir=tmp_path_factory.mktemp("served"), sweep_seconds=600)
+    database = open_database(settings)
     migrations.upgrade(database)
     database.close()
-    values = {"data_dir": folder, "redis_url": redis_url, "disk_reserve_bytes": 0, "predict_timeout": 0.1}
-    values["database_url"] = address
-    web = create_app(Settings(**values, sweep_seconds=600))
+    web = create_app(settings)
     with serving(web) as address:
         yield address, caller(web, web.state.house, "ada")
 

@@ -14,8 +14,8 @@ from tests.app.test_templates import checked, visitor
 
 
 @pytest.fixture(scope="module")
-def furnished(tmp_path_factory: pytest.TempPathFactory) -> Furnished:
-    return furnish(tmp_path_factory.mktemp("compared"))
+def furnished(tmp_path_factory: pytest.TempPathFactory, database_url: str | None) -> Furnished:
+    return furnish(tmp_path_factory.mktemp("compared"), database_url=database_url)
 
 
 @pytest.fixture(scope="module")

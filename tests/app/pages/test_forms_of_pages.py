@@ -22,8 +22,8 @@ ORIGIN = {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}
 
 
 @pytest.fixture(scope="module")
-def furnished(tmp_path_factory: pytest.TempPathFactory) -> Furnished:
-    return furnish(tmp_path_factory.mktemp("forms"), disk_reserve_bytes=0)
+def furnished(tmp_path_factory: pytest.TempPathFactory, database_url: str | None) -> Furnished:
+    return furnish(tmp_path_factory.mktemp("forms"), database_url=database_url, disk_reserve_bytes=0)
 
 
 @pytest.fixture

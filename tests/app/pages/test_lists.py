@@ -20,8 +20,8 @@ SAME = {"Sec-Fetch-Site": "same-origin"}
 
 
 @pytest.fixture(scope="module")
-def furnished(tmp_path_factory: pytest.TempPathFactory) -> Furnished:
-    return furnish(tmp_path_factory.mktemp("lists"))
+def furnished(tmp_path_factory: pytest.TempPathFactory, database_url: str | None) -> Furnished:
+    return furnish(tmp_path_factory.mktemp("lists"), database_url=database_url)
 
 
 @pytest.fixture(scope="module")
