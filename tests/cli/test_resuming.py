@@ -174,6 +174,7 @@ def running_server(settings: Settings, port: int) -> Iterator[subprocess.Popen[b
     """The web application in a process of its own."""
     code = f"import uvicorn; from app.main import create_app; uvicorn.run(create_app(), port={port}, log_level='error')"
     environment = {**os.environ, "THAW_DATA_DIR": str(settings.folder), "THAW_REDIS_URL": str(settings.redis_url)}
+    environment["DATABASE_URL"] = settings.database_address
     process = subprocess.Popen([sys.executable, "-c", code], env={**environment, "THAW_DISK_RESERVE_BYTES": "0"})
     try:
         yield process
