@@ -23,7 +23,7 @@ from core.database import Database, open_database
 from core.errors import ThawError
 from core.logs import log_to_stderr
 from core.tables import Scope, User
-from migrations import upgrade
+from migrations import newest_schema, upgrade
 from worker.lifeline import PARENT_VARIABLE, die_with_parent
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -113,10 +113,12 @@ def worker(
 
 
 @app.command()
-def migrate(data_dir: DataDir = None) -> None:
+def migrate(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Bring the database to the newest schema (every start does it too)."""
-    _migrate(read_settings(data_dir=data_dir))
-    typer.echo("The database is up to date.")
+    database = _database(read_settings(data_dir=data_dir))
+    schema = newest_schema(database)
+    database.close()
+    typer.echo(json.dumps({"schema": schema}) if as_json else f"The database is up to date (schema {schema}).")
 
 
 @app.command()
@@ -194,10 +196,6 @@ def _database(settings: Settings) -> Database:
     database = open_database(settings)
     upgrade(database)
     return database
-
-
-def _migrate(settings: Settings) -> None:
-    _database(settings).close()
 
 
 def _sentence(error: Exception) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from core.database import Database
@@ -15,6 +16,11 @@ def alembic_config(database: Database) -> Config:
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["database"] = database
     return config
+
+
+def newest_schema(database: Database) -> str | None:
+    """The revision that `upgrade` brings a database to."""
+    return ScriptDirectory.from_config(alembic_config(database)).get_current_head()
 
 
 def upgrade(database: Database) -> None:

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import typer
+import typer.core
+import typer.main
 from sqlalchemy import select
 
-from cli.main import main
+from cli.main import app, main
 from core import accounts
 from core.config import VERSION, Settings
 from core.database import open_database
@@ -64,6 +67,24 @@ def test_a_token_is_alone_on_the_last_line_and_works(thaw: Thaw, tmp_path: Path)
     assert found is not None
     assert (found[0].name, found[1].scope, found[1].name) == ("local", Scope.READ, "my script")
     assert found[1].expires_at is not None
+
+
+def test_every_command_that_ends_has_json() -> None:
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    commands = dict(group.commands)
+    for name in ("token", "user"):
+        below = commands.pop(name)
+        assert isinstance(below, typer.core.TyperGroup)
+        commands |= {f"{name} {verb}": command for verb, command in below.commands.items()}
+    without = {name for name, command in commands.items() if not any("--json" in one.opts for one in command.params)}
+    assert without == {"serve", "web", "worker"}, "these run until they are stopped"
+    assert len(commands) > 10
+
+
+def test_a_migration_says_the_schema(thaw: Thaw) -> None:
+    schema = json.loads(thaw("migrate", "--json").out)["schema"]
+    assert thaw("migrate").out == f"The database is up to date (schema {schema}).\n"
 
 
 def test_scripts_read_what_was_made_as_json(thaw: Thaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,11 @@
 """The commands for people who script, against a real server: upload, train, watch, download, lists."""
 
+import contextlib
 import json
+import os
+import pty
+import re
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,6 +123,35 @@ def test_an_upload_that_broke_off_sends_the_rest_only(
     assert said.rows[-1]["status"] == "ready"
     named = house.client.get("/api/v1/datasets", params={"search": "broken off"}).json()["items"]
     assert len(named) == 1
+
+
+def test_a_terminal_gets_a_bar_of_bytes_and_one_of_files_and_a_pipe_gets_none(house: House, tmp_path: Path) -> None:
+    shown = []
+    for name in ("in a terminal", "in a pipe"):
+        folder = write_classes(tmp_path / name, 4, seed=len(name))
+        command = [sys.executable, "-m", "cli", "upload", str(folder), "--json"]
+        environment = {**os.environ, **house.environment, "TERM": "xterm-256color", "COLUMNS": "100"}
+        screen, end = pty.openpty() if name == "in a terminal" else os.pipe()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=end, env=environment, text=True) as process:
+            os.close(end)
+            shown.append(_everything(screen))
+            assert process.stdout is not None
+            rows = [json.loads(line) for line in process.stdout]
+        assert (process.returncode, rows[-1]["status"]) == (0, "ready"), shown
+    bars, nothing = shown
+    assert re.search(r"sending.*\u2501.* ([\d.]+)/\1 kB", plain := re.sub(r"\x1b\[[\d;]*m", "", bars)), bars[-2000:]
+    assert re.search(r"checking.*\u2501.* \d+/(12|\?)", plain), bars[-2000:]
+    assert nothing == ""
+
+
+def _everything(screen: int) -> str:
+    """What a process writes until it ends."""
+    parts = []
+    with contextlib.suppress(OSError):  # a terminal whose other side is gone is an error, not an end
+        while part := os.read(screen, 65536):
+            parts.append(part)
+    os.close(screen)
+    return b"".join(parts).decode()
 
 
 def test_an_archive_goes_as_it_is(thaw: Thaw, tmp_path: Path) -> None:
