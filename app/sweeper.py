@@ -1,4 +1,4 @@
-"""The sweeper: takes back what lost workers held and rings for what waits. A thread of the web process.
+"""The sweeper: takes back what lost workers held, rings for what waits, frees what nobody uses. A thread of the web process.
 
 A row with a 30 s lease keeps it single among many web processes. It works with the broker down: then it only takes back.
 """
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from core.config import Settings
 from core.database import Database, database_now
+from core.freeing import Freeing
 from core.ids import new_id
 from core.leases import (
     BATCH_LIFE,
@@ -53,6 +54,7 @@ _log = logging.getLogger(__name__)
 NAME = "sweeper"
 LEASE_SECONDS = 30.0
 TIDY_SECONDS = 600.0
+FREEING_SECONDS = 0.5  # of one sweep
 OLD = timedelta(days=1)
 DEAD_WORKER_SECONDS = 600.0
 _LOST = "Its worker disappeared."
@@ -66,6 +68,7 @@ class Sweeper:
         self._settings = settings
         self._queue = queue
         self._storage = open_storage(settings)
+        self._freeing = Freeing(settings, database, self._storage)
         self._announcer = Announcer(settings)
         self._me = new_id()
         self._lease_until = 0.0
@@ -105,7 +108,16 @@ class Sweeper:
         if time.monotonic() - self._tidied >= TIDY_SECONDS:
             self._tidied = time.monotonic()
             self._tidy()
+            self._freeing.look_again()
+        self._free()
         return True
+
+    def _free(self) -> None:
+        """Free some of the pictures that nobody uses; the rest at the next sweeps."""
+        until = time.monotonic() + FREEING_SECONDS
+        while time.monotonic() < until and self._freeing.step(self._lease_until):
+            if self._stopping.wait(0.01):  # others want to write too
+                return
 
     def _hold_lease(self) -> bool:
         """Be the one sweeper, renewing only when a third of the lease is over: every write costs a sync."""

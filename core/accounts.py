@@ -11,7 +11,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from core.errors import Conflict, FieldProblem, InputInvalid, NotAuthenticated, NotFound
-from core.tables import ApiToken, BrowserSession, Scope, StartLink, User, utc_now
+from core.freeing import note_all_left
+from core.tables import ApiToken, BrowserSession, Dataset, Scope, StartLink, User, utc_now
 
 LOCAL_USER = "local"
 TOKEN_PREFIX = "thaw_"  # noqa: S105 - a prefix, so that scanners recognise leaked tokens
@@ -71,6 +72,14 @@ def set_password(session: Session, user: User, password: str) -> None:
         raise InputInvalid(message, problems=(FieldProblem("password", message),))
     user.password_hash = _passwords.hash(password)
     session.execute(delete(BrowserSession).where(BrowserSession.owner_id == user.id))
+
+
+def delete_user(session: Session, user: User) -> None:
+    """Delete a person with everything they own; the files of pictures that no other person has follow (`core.freeing`)."""
+    note_all_left(session, user.id)
+    # before the pictures in them: PostgreSQL does not delete one that a version still has
+    session.execute(delete(Dataset).where(Dataset.owner_id == user.id))
+    session.execute(delete(User).where(User.id == user.id))
 
 
 def admin_exists(session: Session) -> bool:

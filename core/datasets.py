@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from core.errors import Conflict, FieldProblem, InputInvalid, NotFound
+from core.freeing import note_left
 from core.ids import new_id
 from core.tables import Dataset, DatasetVersion, Image, ImageLook, Run, RunStatus, Split, VersionImage, utc_now
 
@@ -124,6 +125,8 @@ def latest_version(session: Session, dataset_id: str) -> DatasetVersion | None:
 def delete_dataset(session: Session, dataset: Dataset, *, force: bool) -> None:
     """Delete a dataset, its versions and uploads. Runs and models stay, marked "dataset deleted".
 
+    Pictures that nobody uses any more are freed by the sweeper (`core.freeing`).
+
     Raises:
         Conflict: a run uses it and `force` is off, or a run on it has not ended.
     """
@@ -137,6 +140,7 @@ def delete_dataset(session: Session, dataset: Dataset, *, force: bool) -> None:
             f"{count} runs use this dataset. Delete it with ?force=true: the runs and models stay, without their pictures."
         )
     session.execute(delete(Dataset).where(Dataset.id == dataset.id))
+    note_left(session)
 
 
 def remember_image(session: Session, owner_id: str, sha256: str, facts: dict[str, Any]) -> str:
@@ -154,10 +158,14 @@ def remember_images(session: Session, owner_id: str, facts: Mapping[str, dict[st
     dialect = session.get_bind().dialect.name
     maker = postgresql.insert if dialect == "postgresql" else sqlite.insert
     same = {"created_at": utc_now(), "owner_id": owner_id}
-    values = [{"id": new_id(), "sha256": sha256, **same, **facts[sha256]} for sha256 in sorted(facts)]
-    session.execute(maker(Image).on_conflict_do_nothing(index_elements=["owner_id", "sha256"]), values)
-    found = select(Image.sha256, Image.id).where(Image.owner_id == owner_id, Image.sha256.in_(facts))
-    return {row.sha256: row.id for row in session.execute(found)}
+    wanted = select(Image.sha256, Image.id).where(Image.owner_id == owner_id, Image.sha256.in_(facts))
+    wanted = wanted.order_by(Image.sha256).with_for_update(read=True, key_share=True)
+    found: dict[str, str] = {}
+    while len(found) < len(facts):  # one that was there may be freed before we hold it: then it is made anew
+        values = [{"id": new_id(), "sha256": one, **same, **facts[one]} for one in sorted(facts) if one not in found]
+        session.execute(maker(Image).on_conflict_do_nothing(index_elements=["owner_id", "sha256"]), values)
+        found = {row.sha256: row.id for row in session.execute(wanted)}
+    return found
 
 
 def remember_looks(session: Session, looks: Mapping[str, dict[str, Any]]) -> None:

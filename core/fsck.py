@@ -22,6 +22,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from core.config import Settings
 from core.database import Database
 from core.errors import NotFound
+from core.freeing import hold_removals
 from core.leftovers import (
     STORED_AREAS,
     YOUNG_SECONDS,
@@ -36,6 +37,7 @@ from core.tables import (
     DatasetVersion,
     Export,
     ExportStatus,
+    FreedFile,
     Image,
     TrainedModel,
     Upload,
@@ -255,7 +257,12 @@ class Fsck:
         return f"{named} and more" if len(rows) > 3 else named
 
     def _orphans(self, files: Sequence[Stored]) -> Iterator[Trouble]:
-        """Files of pictures that no row names. They are removed inside a transaction that sees no ingest and no row of them."""
+        """Files of pictures that no row names, but for those that the sweeper is about to remove (`core.freeing`).
+
+        They are removed inside a transaction that sees no ingest and no row of them.
+        """
+        freed = self._freed(files)
+        files = [file for file in files if _sha256_in(file) not in freed]
         if not files:
             return
         kept = "" if not self._repair else self._removed_unless_ingesting(files)
@@ -267,12 +274,18 @@ class Fsck:
             going = select(func.count()).select_from(Upload).where(Upload.status == UploadStatus.INGESTING)
             if session.scalar(going):  # it may be about to name this very file
                 return "Left: an upload is being checked now. Repair again later."
-            names = [Path(file.key).name.removesuffix(".webp") for file in files]
+            hold_removals(session)  # PostgreSQL lets an ingest begin meanwhile: it looks again before its rows
+            names = [_sha256_in(file) for file in files]
             known = set(session.scalars(select(Image.sha256).where(Image.sha256.in_(names))))
             for file, name in zip(files, names, strict=True):
                 if name not in known:
                     self._storage.delete(file.key)
         return ""
+
+    def _freed(self, files: Sequence[Stored]) -> set[str]:
+        names = [_sha256_in(file) for file in files]
+        with self._database.read() as session:
+            return set(session.scalars(select(FreedFile.sha256).where(FreedFile.sha256.in_(names))))
 
     # --- models and their files
 
@@ -370,6 +383,10 @@ class _Row:
     key: str
     sha256: str
     size: int
+
+
+def _sha256_in(file: Stored) -> str:
+    return Path(file.key).name.removesuffix(".webp")
 
 
 def side_by_side(rows: Iterator[_Row], files: Iterator[Stored]) -> Iterator[tuple[_Row | None, Stored | None]]:

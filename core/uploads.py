@@ -13,6 +13,7 @@ from core.config import Settings
 from core.database import after_commit, database_now
 from core.datasets import create_dataset
 from core.errors import Conflict, FieldProblem, InputInvalid, NotFound, TooLarge
+from core.freeing import note_left
 from core.leases import UPLOAD_LIFE, Claim, write
 from core.presets import PRESETS
 from core.queue import Queue
@@ -189,6 +190,7 @@ def retry_upload(session: Session, settings: Settings, queue: Queue, upload: Upl
 def delete_upload(session: Session, settings: Settings, upload: Upload) -> None:
     """Remove an upload and its received bytes; a dataset version made from it stays. A worker on it is fenced."""
     session.execute(delete(Upload).where(Upload.id == upload.id))
+    note_left(session)
     folder = incoming_folder(settings, upload.id)
     after_commit(session, lambda: shutil.rmtree(folder, ignore_errors=True))
 
@@ -255,6 +257,7 @@ def finish_rejected(session: Session, held: Claim, sentence: str, **columns: Any
         revision=Upload.revision + 1,
         **columns,
     )
+    note_left(session)
 
 
 def find_upload(session: Session, owner_id: str, upload_id: str) -> Upload:

@@ -51,7 +51,7 @@ class Postgres:
         self.disconnect(address)
         with psycopg.connect(address, autocommit=True) as connection:
             # all other rows belong to a user
-            connection.execute("TRUNCATE users, workers, singletons CASCADE")
+            connection.execute("TRUNCATE users, workers, singletons, house_numbers, freed_files CASCADE")
 
     def disconnect(self, address: str) -> None:
         """Break every connection to a database, as a restart or a failover does."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.api.routing import CreatingRoute, Pages, Paging, SecretCreatingRoute, api_router
@@ -135,7 +135,7 @@ def delete_user(user_id: str, session: WriteSession, person: Person) -> None:
     _must_be_admin(person)
     if user_id == person.id:
         raise Conflict("Nobody deletes themselves: another admin must do it.")
-    session.execute(delete(User).where(User.id == _find_user(session, user_id).id))
+    accounts.delete_user(session, _find_user(session, user_id))
 
 
 def _find_user(session: Session, user_id: str) -> User:

@@ -23,6 +23,7 @@ from core.catalog import receipt_rows as receipt_page
 from core.catalog import version_images as version_pictures
 from core.config import Settings
 from core.datasets import delete_dataset, find_dataset
+from core.freeing import bytes_to_free
 from core.paging import Page
 from core.tables import (
     Dataset,
@@ -144,6 +145,8 @@ class DeleteView(View):
     nav = "datasets"
     dataset: Dataset
     runs: int
+    pictures: int
+    picture_bytes: int
 
 
 @router.get("")
@@ -314,7 +317,7 @@ def ask_delete(request: Request, session: ReadSession, person: Person, dataset_i
     """What would go, before it goes."""
     dataset = find_dataset(session, person.id, dataset_id)
     count = session.scalar(select(func.count()).select_from(Run).where(Run.dataset_id == dataset.id)) or 0
-    return render(request, DeleteView(dataset, count))
+    return render(request, DeleteView(dataset, count, *bytes_to_free(session, dataset)))
 
 
 @router.post("/{dataset_id}/delete")

@@ -6,7 +6,7 @@ Every table that holds a person's things has its owner. Whoever needs one import
 
 from core.tables.base import Base, UtcDateTime, utc_now
 from core.tables.datasets import Dataset, DatasetVersion, Image, ImageLook, NearPair, Split, VersionImage, VersionIssue
-from core.tables.house import IdempotencyKey, Singleton, WorkerRow
+from core.tables.house import FreedFile, HouseNumber, IdempotencyKey, Singleton, WorkerRow
 from core.tables.label_desk import Decision, LabelCheck, LabelCheckStatus, LabelDecision, LabelSuggestion
 from core.tables.models import (
     BatchPrediction,
@@ -34,6 +34,8 @@ __all__ = [
     "Decision",
     "Export",
     "ExportStatus",
+    "FreedFile",
+    "HouseNumber",
     "IdempotencyKey",
     "Image",
     "ImageLook",

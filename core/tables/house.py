@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, String
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.tables.base import Base, UtcDateTime, utc_now
@@ -27,6 +27,23 @@ class Singleton(Base):
     name: Mapped[str] = mapped_column(String(40), primary_key=True)
     owner: Mapped[str] = mapped_column(String(120))
     expires_at: Mapped[float]
+
+
+class HouseNumber(Base):
+    """A number that only rises (`core.freeing`): whoever sees another one than before looks again."""
+
+    __tablename__ = "house_numbers"
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger)
+
+
+class FreedFile(Base):
+    """The file of a picture that nobody has any more (`core.freeing`); `freed_at` is by the database's clock."""
+
+    __tablename__ = "freed_files"
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    freed_at: Mapped[float] = mapped_column(Float, index=True)
+    removing: Mapped[bool]
 
 
 class IdempotencyKey(Base):

@@ -14,11 +14,14 @@ from app.sweeper import Sweeper
 from core.accounts import create_start_link, local_user, open_browser_session
 from core.config import Settings
 from core.database import Database, database_now, open_database
-from core.datasets import create_dataset
+from core.datasets import create_dataset, delete_dataset
 from core.leases import RUN_LIFE, UPLOAD_LIFE, claim
 from core.queue import Queue
+from core.quota import used_bytes
 from core.tables import (
     BrowserSession,
+    Dataset,
+    FreedFile,
     Run,
     RunStatus,
     Singleton,
@@ -29,6 +32,7 @@ from core.tables import (
     utc_now,
 )
 from core.uploads import open_upload
+from tests.core.rows import version
 from tests.end_to_end.house import wait_until
 from tests.worker.tiny_dataset import queue_run
 
@@ -231,3 +235,18 @@ def test_an_archive_of_a_batch_prediction_that_is_gone_is_removed(house: Databas
     sweeper_of(house, settings, CountedQueue()).sweep()
     assert not file.exists()
     assert not spool.exists()
+
+
+def test_pictures_of_a_deleted_dataset_are_freed_at_the_next_sweep(house: Database, settings: Settings) -> None:
+    with house.write() as session:
+        made = version(session, local_user(session))
+        dataset = session.get_one(Dataset, made.dataset_id)
+    sweeper = sweeper_of(house, settings, CountedQueue())
+    sweeper.sweep()
+    with house.write() as session:
+        assert used_bytes(session, dataset.owner_id) == 1000
+        delete_dataset(session, dataset, force=False)
+    sweeper.sweep()
+    with house.read() as session:
+        assert used_bytes(session, dataset.owner_id) == 0
+        assert session.scalar(select(func.count()).select_from(FreedFile)) == 10

@@ -21,6 +21,7 @@ from core.config import Settings
 from core.database import Database, database_now
 from core.datasets import remember_images, remember_looks
 from core.errors import DiskFull, Fenced, QuotaReached, ThawError, UploadRejected
+from core.freeing import BeingRemoved, hold_files, removals
 from core.leases import UPLOAD_LIFE, Claim, claim, release, write
 from core.logs import about
 from core.quota import need_quota
@@ -38,6 +39,7 @@ from worker.training.pictures import PictureLimits
 
 _log = logging.getLogger(__name__)
 ROWS_AT_ONCE = 200
+WAIT_SECONDS = 0.5
 SECONDS_AT_MOST = 1.0  # between two writes of progress
 
 
@@ -203,38 +205,56 @@ class Ingest:
         limits = PictureLimits(self._settings.max_image_bytes, self._settings.max_image_pixels)
         processes = self._settings.ingest_processes or self._settings.cores
         batch: list[tuple[Job, Future[None]]] = []
-        written_at = time.monotonic()
+        written_at, removed = time.monotonic(), self._removals()
         with Checkers(processes, limits) as checkers, ThreadPoolExecutor(self._storage.parallel) as writers:
             for job in checkers.check(contents.jobs(self._progress.done, self._spool)):
                 held.check()
                 batch.append((job, writers.submit(self._store, job)))
                 if len(batch) >= ROWS_AT_ONCE or time.monotonic() - written_at > SECONDS_AT_MOST:
-                    self._keep(batch)
-                    batch, written_at = [], time.monotonic()
-            self._keep(batch)
+                    self._keep(held, batch, removed)
+                    batch, written_at, removed = [], time.monotonic(), self._removals()
+            self._keep(held, batch, removed)
 
-    def _keep(self, batch: list[tuple[Job, Future[None]]]) -> None:
-        """Files first, rows last, copies away."""
+    def _removals(self) -> int:
+        """What tells whether files are removed after this moment."""
+        with self._database.read() as session:
+            return removals(session)
+
+    def _keep(self, held: Held, batch: list[tuple[Job, Future[None]]], removed: int) -> None:
+        """Files first, rows last, copies away. `removed`: `_removals` before the first file was looked for."""
         for _, stored in batch:
             stored.result()
         jobs = [job for job, _ in batch]
-        with self._database.write() as session:
-            ids = remember_images(session, self._owner_id, {job.sha256: _facts(job) for job in jobs if job.facts})
-            remember_looks(session, {ids[job.sha256]: look_columns(job.look) for job in jobs if job.look is not None})
-            rows = [_row(job, ids[job.sha256] if job.facts else None) for job in jobs]
-            for row in rows:
-                self._progress.add(row)
-            record_receipt(session, self._claim, rows, **self._progress.columns())
+        while True:
+            try:
+                self._write_rows(jobs, removed)
+                break
+            except BeingRemoved:  # by the sweeper, within a second or so; after a crash of it, within its lease
+                held.check()
+                time.sleep(WAIT_SECONDS)
         for job in jobs:
             for file in (job.source if job.spooled else None, job.thumbnail):
                 if file is not None:
                     file.unlink(missing_ok=True)
         self._announce(self._claim.id)
 
+    def _write_rows(self, jobs: list[Job], removed: int) -> None:
+        with self._database.write() as session:
+            if hold_files(session, [job.sha256 for job in jobs if job.facts], removed):
+                for job in jobs:
+                    self._store(job)
+            ids = remember_images(session, self._owner_id, {job.sha256: _facts(job) for job in jobs if job.facts})
+            remember_looks(session, {ids[job.sha256]: look_columns(job.look) for job in jobs if job.look is not None})
+            rows = [_row(job, ids[job.sha256] if job.facts else None) for job in jobs]
+            for row in rows:
+                self._progress.add(row)
+            record_receipt(session, self._claim, rows, **self._progress.columns())
+
     def _store(self, job: Job) -> None:
+        """Store what is not there. Done again, what it gave away may have been removed: then this attempt fails, the next has it."""
         if job.facts is None or job.source is None or job.thumbnail is None:
             return
-        job.size = job.source.stat().st_size
+        job.size = job.size or job.source.stat().st_size
         for key, file in ((blob_key(job.sha256), job.source), (thumbnail_key(job.sha256), job.thumbnail)):
             if not self._storage.has(key):
                 # what was received one by one is read again by a later attempt; the rest is ours to give away

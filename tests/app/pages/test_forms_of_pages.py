@@ -211,6 +211,8 @@ def test_deleting_says_first_what_goes(browser: TestClient, furnished: Furnished
     address = f"/datasets/{furnished.rejected_dataset}"
     assert browser.post(f"{address}/delete").headers["location"] == "/datasets"
     assert browser.get(address).status_code == 404
+    page = browser.get(f"/datasets/{furnished.dataset}/delete").text
+    assert re.search(r"\d+ pictures</span> that no other dataset of yours has \([\d.]+ .?B\) will be freed", page)
     assert browser.post(f"/datasets/{furnished.dataset}/delete").status_code == 409  # a run on it has not ended
 
 
