@@ -1,5 +1,6 @@
 """What goes around every request: hosts, headers, the log."""
 
+import json
 import logging
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ from starlette.testclient import TestClient
 from app.envelope import HEADERS, HideSecrets
 from app.main import create_app
 from core.config import Settings
+from core.logs import JsonLines
 from tests.app.people import Caller
 
 
@@ -74,6 +76,16 @@ def test_the_key_of_a_start_link_is_not_logged() -> None:
 def test_the_filter_is_on_uvicorns_access_log(web: FastAPI) -> None:
     assert web is not None
     assert any(isinstance(one, HideSecrets) for one in logging.getLogger("uvicorn.access").filters)
+
+
+def test_the_number_of_an_answer_is_in_the_log(ada: Caller, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="app.envelope")
+    caplog.handler.setFormatter(JsonLines())
+    answers = [ada.client.post("/api/v1/datasets", json={"name": name}) for name in ("Flowers", "Trees")]
+    lines = [json.loads(line) for line in caplog.text.splitlines()]
+    said = [line["request_id"] for line in lines if line["logger"] == "app.envelope"]
+    assert said == [one.headers["X-Request-ID"] for one in answers]
+    assert len(set(said)) == 2
 
 
 def test_every_request_is_one_line_of_the_log_and_the_query_is_left_out(

@@ -80,8 +80,10 @@ def test_a_database_that_is_gone_for_a_while_is_a_sentence(
     house: House = web.state.house
     ada = caller(web, house, "ada").client
     with postgres.closed(address):
-        api, page = ada.get("/api/v1/datasets"), ada.get("/datasets")
-    assert (api.status_code, page.status_code) == (503, 503)
+        api, page, ready = (ada.get(path) for path in ("/api/v1/datasets", "/datasets", "/api/v1/health/ready"))
+        assert ada.get("/api/v1/health/live").status_code == 200
+    assert (api.status_code, page.status_code, ready.status_code) == (503, 503, 503)
+    assert ready.json()["parts"]["database"] is False
     assert api.json()["detail"] == "The database does not answer. Try again in a moment."
     assert api.json()["detail"] in page.text
     assert api.headers["Retry-After"] == "5"

@@ -14,6 +14,7 @@ from sqlalchemy import select, update
 
 from core.config import Settings
 from core.leases import RUN_LIFE, claim, expire, expired
+from core.logs import JsonLines
 from core.storage import FolderStorage
 from core.tables import Export, LogLine, Metric, Prediction, Run, RunStatus, TrainedModel
 from tests.worker.tiny_dataset import blob_paths, queue_run
@@ -101,6 +102,16 @@ def test_a_succeeded_trainer_becomes_a_model_with_its_files(place: Workplace, pl
     assert place.storage.has(f"{model.storage_key}/saved_model/saved_model.pb")
     left = {path.name for path in (attempts_folder(place.settings, run.id) / "1").iterdir()}
     assert left == {"run.json", "images.jsonl", "result.json", "evaluation.json", "layers.json", "predictions.jsonl"}
+
+
+def test_every_line_of_the_workers_log_names_the_run(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    caplog.handler.setFormatter(JsonLines())
+    run = play("epochs=1,succeed,exit=0")
+    lines = [json.loads(line) for line in caplog.text.splitlines()]
+    ours = [line for line in lines if line["logger"].startswith("worker.supervisor")]
+    assert len(ours) >= 2, lines
+    assert {line["run_id"] for line in ours} == {run.id}
 
 
 def test_the_run_folder_holds_what_the_contract_says(place: Workplace, play: Play) -> None:
