@@ -257,7 +257,8 @@ def record(session: Session, held: Claim, report: Report) -> None:
             {"run_id": held.id, "revision": revision, "recorded_at": utc_now(), **vars(one)} for one in report.metrics
         ]
         # a resumed trainer says its history again: an epoch is written once
-        session.execute(_insert(session, Metric).values(rows).on_conflict_do_nothing())
+        # (not all rows in one statement: PostgreSQL has room for 65,535 values)
+        session.execute(_insert(session, Metric).on_conflict_do_nothing(), rows)
     if report.log:
         newest = session.scalar(select(func.max(LogLine.number)).where(LogLine.run_id == held.id)) or 0
         lines = [

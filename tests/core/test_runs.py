@@ -79,6 +79,21 @@ def test_an_epoch_said_twice_is_stored_once(database: Database) -> None:
         assert [one.value for one in catalog.run_metrics(session, held.id)] == [0.5]
 
 
+def test_a_thousand_epochs_in_one_report_are_stored(database: Database) -> None:
+    """A trainer of cached features does them while the database is away for a minute."""
+    held = _running(database)
+    told = [
+        runs.MetricValue("frozen", 0, epoch, split, name, 0.5)
+        for epoch in range(1, 1001)
+        for split in ("train", "validation")
+        for name in ("loss", "accuracy", "auc", "top5")
+    ]
+    with database.write() as session:
+        runs.record(session, held, runs.Report(metrics=told))
+    with database.read() as session:
+        assert len(catalog.run_metrics(session, held.id)) == len(told) == 8000
+
+
 def test_every_write_raises_the_revision_that_watchers_resume_from(database: Database) -> None:
     held = _running(database)
     with database.write() as session:
