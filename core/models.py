@@ -64,6 +64,8 @@ def request_export(session: Session, queue: Queue, model: TrainedModel, file_for
     """
     if file_format not in FORMATS:
         raise NotServed(f'There is no format "{file_format}". Allowed: {", ".join(FORMATS)}.')
+    # one wish at a time on PostgreSQL too, where two transactions would each make the first row
+    session.execute(select(TrainedModel.id).where(TrainedModel.id == model.id).with_for_update(key_share=True))
     export = exports_of(session, model.id).get(file_format)
     if export is not None and export.status != ExportStatus.FAILED:
         return export

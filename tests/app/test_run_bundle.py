@@ -20,6 +20,8 @@ from core.tables import NearPair, VersionImage
 from tests.app.people import Caller, belongings, original_of
 from worker.training.run_folder import read_run_folder
 
+pytestmark = pytest.mark.both_databases
+
 
 def test_a_bundle_and_an_export_make_a_run_folder(ada: Caller, house: House, tmp_path: Path) -> None:
     owned = belongings(house, ada.user)

@@ -12,6 +12,8 @@ from core.tables import DatasetVersion, Run, RunStatus, User
 from core.training_config import TrainingConfig, parse_config
 from tests.core.rows import person, version
 
+pytestmark = pytest.mark.both_databases
+
 STANDARD = PRESETS["standard"].config
 COUNTS = Counts(700, 150, 150, 3)
 SPEEDS: dict[str, Any] = {

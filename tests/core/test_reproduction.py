@@ -9,6 +9,8 @@ from core.tables import DatasetVersion, Prediction, Run, RunDocument, RunStatus,
 from tests.app.people import finished_run
 from tests.core.rows import person, version
 
+pytestmark = pytest.mark.both_databases
+
 MACHINE = {"processor": "one", "threads": 2, "versions": {"tensorflow": "2"}}
 
 

@@ -13,6 +13,8 @@ from core.leases import BATCH_LIFE, claim
 from core.tables import BatchPrediction, BatchStatus
 from tests.app.people import Belongings, Caller, belongings
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def owned(house: House, ada: Caller) -> Belongings:

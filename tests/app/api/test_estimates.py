@@ -13,6 +13,8 @@ from tests.app.answering import answering
 from tests.app.people import Belongings, Caller, belongings
 from tests.core.test_estimates import SPEEDS
 
+pytestmark = pytest.mark.both_databases
+
 PATH = "/api/v1/runs/estimate"
 
 

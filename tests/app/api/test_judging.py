@@ -11,6 +11,8 @@ from core.storage import blob_key
 from tests.app.answering import answering
 from tests.app.people import Belongings, Caller, belongings, original_of
 
+pytestmark = pytest.mark.both_databases
+
 ANSWER = {
     "class_name": "cat",
     "probability": 0.9,

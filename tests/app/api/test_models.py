@@ -16,6 +16,8 @@ from core.config import Settings
 from core.queue import PREFIX, give_answer, redis_client, take_pictures
 from tests.app.people import Belongings, Caller, belongings
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def owned(house: House, ada: Caller) -> Belongings:

@@ -17,6 +17,8 @@ from worker.weights import check
 from worker.weights.check import check_next
 from worker.workplace import Workplace
 
+pytestmark = pytest.mark.both_databases
+
 URL = "/api/v1/weights"
 
 

@@ -10,6 +10,8 @@ from app.dependencies import House
 from core.tables import DatasetVersion, User, VersionImage
 from tests.app.people import Belongings, Caller, belongings
 
+pytestmark = pytest.mark.both_databases
+
 ORIGIN = {"Origin": "http://localhost"}
 
 

@@ -16,6 +16,8 @@ from tests.app.test_templates import checked
 from tests.core.test_label_desk import checked as check_finds
 from tests.core.test_label_desk import images, make_version
 
+pytestmark = pytest.mark.both_databases
+
 ORIGIN = {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}
 
 
