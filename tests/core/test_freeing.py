@@ -43,6 +43,7 @@ from core.tables import (
     User,
 )
 from core.uploads import delete_upload
+from tests.s3 import Bucket
 
 pytestmark = pytest.mark.both_databases
 WEBP = b"RIFF" + (8).to_bytes(4, "little") + b"WEBPxxxx"
@@ -351,3 +352,16 @@ def test_the_page_that_asks_says_what_only_this_dataset_has(house: House) -> Non
     house.dataset(house.person("bob"), range(5))
     with house.database.read() as session:
         assert bytes_to_free(session, session.get_one(Dataset, first)) == (3, 33)
+
+
+def test_files_in_a_bucket_go_too(tmp_path: Path, database: Database, bucket: Bucket) -> None:
+    given = Settings(data_dir=tmp_path / "data", disk_reserve_bytes=0, **bucket.settings)
+    house = House(given, database)
+    ada = house.person("ada")
+    doomed = house.dataset(ada, range(5))
+    house.dataset(ada, range(4, 6))
+    house.delete(doomed)
+    house.sweep()
+    house.sweep(hours=1)
+    assert house.files() == {4, 5}
+    assert house.troubles() == []
