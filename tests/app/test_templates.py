@@ -1,5 +1,7 @@
 """Every template, rendered through its real route with real rows, full and empty, under StrictUndefined."""
 
+import html
+import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -190,6 +192,18 @@ def test_no_template_was_left_out(browser: TestClient, furnished: Furnished, ren
     test_where_it_looked_is_sound_also_when_nobody_answers(browser, furnished, rendered)
     root = templating.TEMPLATES
     assert {str(one.relative_to(root)) for one in root.rglob("*.html")} - rendered == set()
+
+
+def test_a_run_page_says_what_learns_in_each_phase_and_which_one_helped(
+    browser: TestClient, furnished: Furnished
+) -> None:
+    page = html.unescape(re.sub(r"<[^>]+>", " ", browser.get(f"/runs/{furnished.done}").text))
+    text = " ".join(page.split())
+    assert re.search(r"Frozen phase 10,248 3,413,024 Fine-tune phase 2,599,226 824,046", text), text
+    assert re.search(r"Layers in the frozen phase .*answer Dense .*10,248 yes Layers in the fine-tune phase", text), (
+        text
+    )
+    assert re.search(r"[Ff]ine-tun\w+ (helped|did not|made)", text), text
 
 
 def test_names_from_people_are_never_markup(browser: TestClient, furnished: Furnished) -> None:

@@ -95,6 +95,14 @@ def test_a_long_frozen_phase_leaves_the_fine_tuning_half_of_the_room(chromium: B
         assert 0.45 < stretched["share"] < 0.57
 
 
+# the browser's own measure (the Layout Instability API): 0.1 is what is called good for a whole visit
+COUNT_SHIFTS = """() => {
+  window.shifts = 0;
+  const count = (list) => { for (const one of list.getEntries()) window.shifts += one.value; };
+  new PerformanceObserver(count).observe({ type: "layout-shift" });
+}"""
+
+
 def test_a_running_run_is_brought_up_to_date_when_its_row_changes(chromium: Browser, served: Served) -> None:
     from core import runs  # noqa: PLC0415
     from core.database import open_database  # noqa: PLC0415
@@ -107,6 +115,8 @@ def test_a_running_run_is_brought_up_to_date_when_its_row_changes(chromium: Brow
         attempt = reading.get_one(Run, served.house.running).attempt
         visit(window, served, f"/runs/{served.house.running}")
         expect(window.page.locator("[data-metrics] tbody tr")).to_have_count(17)
+        window.page.wait_for_timeout(500)
+        window.page.evaluate(COUNT_SHIFTS)
         metric = runs.MetricValue("fine_tune", 1, 18, "validation", "accuracy", 0.987)
         progress = {
             "phase": "fine_tune",
@@ -122,6 +132,8 @@ def test_a_running_run_is_brought_up_to_date_when_its_row_changes(chromium: Brow
         expect(window.page.locator("[data-metrics] tbody tr")).to_have_count(18, timeout=10_000)
         expect(window.page.locator("#run-badge")).to_contain_text("epoch 19", timeout=10_000)
         expect(window.page.locator("[data-log]")).to_contain_text("Epoch 18 is over.")
+        window.page.wait_for_timeout(200)
+        assert window.page.evaluate("shifts") < 0.01, "what a person is looking at has jumped"
     database.close()
 
 
