@@ -124,7 +124,7 @@ def predict(page: Page, pictures: Path) -> None:
 def download(page: Page, folder: Path) -> None:
     """The SavedModel is a zip with everything that the page promises."""
     with page.expect_download() as waiting:
-        page.get_by_role("link", name="Download SavedModel").click()
+        page.get_by_role("link", name="Download SavedModel", exact=True).click()
     target = folder / "model.zip"
     waiting.value.save_as(target)
     names = zipfile.ZipFile(io.BytesIO(target.read_bytes())).namelist()

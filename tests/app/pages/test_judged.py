@@ -96,7 +96,7 @@ def test_an_unknown_column_is_refused() -> None:
 @pytest.mark.parametrize(("right", "count"), [(495, 513), (7, 12), (6, 12), (50, 100), (12, 12), (0, 9), (499, 1000)])
 def test_the_number_of_test_pictures_is_read_off_the_interval(right: int, count: int) -> None:
     summary = {"test_accuracy": right / count, "test_accuracy_interval": list(wilson(right, count))}
-    found = score_of(summary)
+    found = score_of(summary, None)
     assert found is not None
     assert found.count == pytest.approx(count, abs=1)
-    assert score_of({}) is None
+    assert score_of({}, None) is None

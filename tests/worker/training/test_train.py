@@ -136,7 +136,8 @@ def test_a_trainer_killed_in_the_middle_of_an_epoch_goes_on_with_the_same_curve(
     first.process.wait()
     second = start(make_run_folder(tmp_path / "second", config, checkpoints=[str(tmp_path / "first" / "checkpoints")]))
     second.until("epoch", 4)
-    assert second.heard[0]["resumed_from"] == "00-000002-epoch"
+    # a busy machine may hear of the second epoch's end when the third is over
+    assert second.heard[0]["resumed_from"] in {"00-000002-epoch", "00-000003-epoch"}
     assert second.curve == whole.curve
 
 
