@@ -102,6 +102,7 @@ def image_out(place: VersionImage, class_names: list[str]) -> ImageOut:
         height=image.height,
         format=image.format,
         thumbnail_url=thumbnail_url(image.id),
+        display_url=f"{API}/images/{image.id}/display",
         original_url=f"{API}/images/{image.id}/original",
     )
 

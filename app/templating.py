@@ -49,7 +49,7 @@ def build_environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(wording.FILTERS)
-    environment.globals.update(static=static, thumbnail=thumbnail, original=original)
+    environment.globals.update(static=static, thumbnail=thumbnail, display=display, original=original)
     return environment
 
 
@@ -61,6 +61,11 @@ def static(path: str) -> str:
 def thumbnail(image_id: str) -> str:
     """Address of the small picture, made by us from the original."""
     return f"/api/v1/images/{image_id}/thumbnail"
+
+
+def display(image_id: str) -> str:
+    """Address of the large picture, made by us from the original."""
+    return f"/api/v1/images/{image_id}/display"
 
 
 def original(image_id: str) -> str:

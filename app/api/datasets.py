@@ -4,9 +4,10 @@ import shutil
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import Query, Response
+from fastapi import Query, Request, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, StreamingResponse
 
 from app.api.routing import CreatingRoute, Pages, Sorted, api_router
@@ -23,6 +24,7 @@ from app.api.schemas.datasets import (
 )
 from app.api.schemas.uploads import UploadOut
 from app.dependencies import Person, ReadSession, SettingsOf, TheHouse, WriteSession
+from app.displaying import display, sha256_of
 from app.presenting import API, dataset_out, diff_out, image_out, issue_out, upload_out, version_out
 from app.version_zip import VersionZip
 from core import catalog, datasets, issues
@@ -213,6 +215,23 @@ def thumbnail(image_id: str, session: ReadSession, person: Person, house: TheHou
     image = catalog.find_image(session, person.id, image_id)
     path = house.storage.local(thumbnail_key(image.sha256))
     return FileResponse(path, media_type="image/webp", headers=KEEP_FOR_EVER)
+
+
+@router.get(
+    "/images/{image_id}/display",
+    response_class=Response,
+    responses={
+        200: {"content": {"image/jpeg": {}}, "description": "At most 1,600 pixels, encoded by Thaw."},
+        304: {"description": "The client has this picture already (`If-None-Match`)."},
+    },
+)
+async def large_picture(image_id: str, request: Request, person: Person, house: TheHouse) -> Response:
+    """The large picture for looking at, made when it is asked for; never a byte of the original."""
+    sha256 = await run_in_threadpool(sha256_of, house, person.id, image_id)
+    headers = {**KEEP_FOR_EVER, "ETag": f'"{sha256}-display"'}
+    if headers["ETag"] in [one.strip() for one in request.headers.get("if-none-match", "").split(",")]:
+        return Response(status_code=304, headers=headers)
+    return Response(await display(house, sha256), media_type="image/jpeg", headers=headers)
 
 
 @router.get(

@@ -5,12 +5,12 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api.routing import api_router
 from app.api.schemas.runs import EstimateIn, EstimateOut, PreviewIn, PreviewOut
-from app.dependencies import House, Person, ReadSession, TheHouse
+from app.dependencies import Person, ReadSession, TheHouse
+from app.displaying import sha256_of
 from app.estimating import ask_for_estimate, find_estimate
 from app.ordering import wished_config, wished_version
 from app.presenting import API
 from app.previewing import PreviewWish, preview
-from core.catalog import find_image
 
 router = api_router("runs")
 
@@ -19,7 +19,7 @@ router = api_router("runs")
 async def preview_augmentation(given: PreviewIn, house: TheHouse, person: Person) -> PreviewOut:
     """Nine random variants of one picture, by the layer that trains. The same seed gives the same nine."""
     config = wished_config(None, {"augmentation": given.augmentation}, where="")
-    sha256 = await run_in_threadpool(_sha256, house, person.id, given.image_id)
+    sha256 = await run_in_threadpool(sha256_of, house, person.id, given.image_id)
     wish = PreviewWish(sha256, config.augmentation, given.seed, given.resize, given.image_size)
     return PreviewOut(pictures=list(await preview(house, wish)))
 
@@ -42,8 +42,3 @@ def ask_estimate(
 def read_estimate(estimate_id: str, session: ReadSession, house: TheHouse, person: Person) -> EstimateOut:
     """An estimate, for ten minutes after it was asked for."""
     return find_estimate(session, house, person.id, estimate_id)
-
-
-def _sha256(house: House, owner_id: str, image_id: str) -> str:
-    with house.database.read() as session:
-        return find_image(session, owner_id, image_id).sha256

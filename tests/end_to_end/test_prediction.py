@@ -53,6 +53,17 @@ def test_the_site_answers_as_the_downloaded_saved_model(house: House, model_id: 
         assert row["verdict"] == verdicts[int(expected["verdict"].numpy()[0])]
 
 
+def test_a_picture_of_a_dataset_is_shown_large(house: House, model_id: str) -> None:
+    run_id = house.client.get(f"/api/v1/models/{model_id}").json()["run_id"]
+    version_id = house.client.get(f"/api/v1/runs/{run_id}").json()["dataset_version_id"]
+    images = house.client.get(f"/api/v1/dataset-versions/{version_id}/images?limit=1").json()["items"]
+    answer = house.client.get(images[0]["display_url"]).raise_for_status()
+    shown = Image.open(io.BytesIO(answer.content))
+    assert (answer.headers["content-type"], shown.format) == ("image/jpeg", "JPEG")
+    original = Image.open(io.BytesIO(house.client.get(images[0]["original_url"]).content))
+    assert shown.size == original.size, "a small picture is not blown up"
+
+
 def test_many_pictures_at_once_are_answered_as_one_by_one(house: House, model_id: str) -> None:
     pictures = {f"{number}.png": picture_bytes(number % 2, 200 + number) for number in range(40)}
     packed = io.BytesIO()

@@ -1,5 +1,6 @@
 """The `predict` task: takes a question off the queue and answers it (docs/decisions/0003-answers.md)."""
 
+import base64
 import logging
 import time
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from typing import Any
 from core.errors import NotFound
 from core.estimates import SPEEDS_LAST, speeds_name
 from core.queue import find_note, give_answer, keep_note, redis_client, take_pictures
+from worker.ingest.thumbnails import display
 from worker.prediction.heatmap import heatmap
 from worker.prediction.models import ModelShelf, NoHeatmap, as_rows
 from worker.prediction.preview import augmented
@@ -61,7 +63,7 @@ class PredictionWorker:
         Returns:
             The answer, or `{"error": sentence}`.
         """
-        kinds = {"predict": self._predict, "augment": self._augment, "heatmap": self._heatmap}
+        kinds = {"predict": self._predict, "augment": self._augment, "heatmap": self._heatmap, "display": self._display}
         kind = kinds.get(str(question.get("kind")))
         if kind is None:
             allowed = ", ".join([*kinds, "estimate"])
@@ -93,6 +95,11 @@ class PredictionWorker:
         """`{blob_key, image_size, resize, augmentation, seed}` -> `{"pictures": [nine PNG files in base64]}`."""
         pixels = self._decoded(self._blob(str(question["blob_key"])))
         return {"error": pixels} if isinstance(pixels, str) else {"pictures": augmented(pixels, question)}
+
+    def _display(self, question: dict[str, Any], _: Sequence[bytes]) -> dict[str, Any]:
+        """`{blob_key}` -> `{"picture": a JPEG file of at most 1,600 pixels on the longer side, in base64}`."""
+        pixels = self._decoded(self._blob(str(question["blob_key"])))
+        return {"error": pixels} if isinstance(pixels, str) else {"picture": base64.b64encode(display(pixels)).decode()}
 
     def _timing(self, number: str, question: dict[str, Any], deadline: float) -> TimingAsked:
         """`{config, classes, key, blob_keys}` -> `{"speeds": ...}`, also noted under the key: measured once, not every time."""

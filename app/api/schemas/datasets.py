@@ -158,4 +158,5 @@ class ImageOut(BaseModel):
     height: int
     format: str
     thumbnail_url: str
+    display_url: str
     original_url: str

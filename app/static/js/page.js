@@ -13,6 +13,7 @@ import { startTabs } from "./tabs.js";
 import { start as startThreshold } from "./threshold.js";
 import { startTheme } from "./theme.js";
 import { start as startUpload } from "./upload-form.js";
+import { start as startView } from "./view.js";
 
 const PARTS = [
   ["[data-upload]", startUpload],
@@ -39,5 +40,6 @@ function start(root) {
 
 startTheme();
 startSwaps();
+startView(document.querySelector("#view"));
 onSwap(start);
 start(document);

@@ -21,6 +21,7 @@ from core.training_config import parse_config
 from tests.end_to_end.house import wait_until
 from tests.worker.prediction.test_models import write_model
 from worker.prediction.worker import PredictionWorker
+from worker.training.pictures import PictureLimits
 from worker.workplace import Workplace
 
 QUESTION = {"kind": "predict", "model_id": "1", "storage_key": "models/a", "class_names": ["red", "green", "blue"]}
@@ -89,6 +90,29 @@ def test_where_a_model_looked_is_drawn_and_boxed(worker: PredictionWorker, setti
     assert worker.answer({**question, "label": 2}, [file.getvalue()])["box"] is None  # nothing there is blue
     assert "Train it again" in worker.answer({**question, "storage_key": "models/a"}, [file.getvalue()])["error"]
     assert "not a picture" in worker.answer(question, [b"nothing"])["error"]
+
+
+def test_the_large_picture_is_of_our_own_making_and_within_the_limits(worker: PredictionWorker) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a secret place"
+    file = io.BytesIO()
+    Image.fromarray(np.full((1000, 2000, 3), (250, 10, 10), np.uint8)).save(
+        file, "JPEG", exif=exif, comment=b"a secret"
+    )
+    worker._place.storage.put("blobs/large", file.getvalue())
+    worker._place.storage.put("blobs/bad", b"no picture")
+    question = {"kind": "display", "blob_key": "blobs/large"}
+    jpeg = base64.b64decode(worker.answer(question, [])["picture"])
+    shown = Image.open(io.BytesIO(jpeg))
+    assert (shown.format, shown.size) == ("JPEG", (800, 1600))  # upright
+    assert (dict(shown.getexif()), b"secret" in jpeg) == ({}, False)
+    assert np.abs(np.asarray(shown).astype(int) - (250, 10, 10)).max() < 6
+    assert "not a picture" in worker.answer({**question, "blob_key": "blobs/bad"}, [])["error"]
+    assert "not in the storage" in worker.answer({**question, "blob_key": "blobs/gone"}, [])["error"]
+    worker._limits = PictureLimits(max_pixels=1_500_000)
+    assert worker.answer(question, []) == {
+        "error": "The picture declares 2000 x 1000 = 2.0 megapixels; at most 1.5 are allowed."
+    }
 
 
 def test_a_deleted_model_and_an_unknown_question_have_a_sentence(worker: PredictionWorker) -> None:
