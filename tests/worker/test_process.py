@@ -10,8 +10,8 @@ from tests.worker.workplaces import workplace
 from worker import process
 
 
-def test_a_worker_that_starts_removes_what_dead_attempts_have_left(tmp_path: Path, migrated_file: Path) -> None:
-    with workplace(tmp_path, migrated_file, "batch", lease_seconds=5) as place:
+def test_a_worker_that_starts_removes_what_dead_attempts_have_left(tmp_path: Path, database_address: str) -> None:
+    with workplace(tmp_path, database_address, "batch", lease_seconds=5) as place:
         left, young = (place.settings.folder / "batches" / name for name in ("gone-1", "young-1"))
         left.mkdir(parents=True)
         young.mkdir()
@@ -22,12 +22,12 @@ def test_a_worker_that_starts_removes_what_dead_attempts_have_left(tmp_path: Pat
 
 
 def test_a_worker_starts_although_the_database_is_away(
-    tmp_path: Path, migrated_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, database_address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def away(*_: object) -> None:
         raise OperationalError("SELECT", {}, Exception("no connection"))
 
     monkeypatch.setattr(process, "remove_left_folders", away)
-    with workplace(tmp_path, migrated_file, "batch", lease_seconds=5) as place:
+    with workplace(tmp_path, database_address, "batch", lease_seconds=5) as place:
         process._tidy(place)
     assert "is not removed now" in caplog.text
