@@ -12,7 +12,7 @@ _Z95 = 1.959963984540054
 _MOST_POINTS = 20.0  # a wider interval than this says that there are too few test pictures to compare anything
 _RESAMPLES = 1000
 _DRAWN_AT_ONCE = 50
-_PRIOR_GROUPS = 1  # worth of so many groups: that the pictures of a group are right or wrong together
+_PRIOR_GROUPS = 0.75  # worth of so many groups: that the pictures of a group are right or wrong together
 
 
 def wilson_interval(right: float, total: float, z: float = _Z95) -> tuple[float, float]:
@@ -48,8 +48,8 @@ def accuracy_interval(right: np.ndarray, groups: np.ndarray) -> Interval:
     Wilson's interval where every group has one picture. Else whole groups are drawn anew (cluster bootstrap); the spread of the
     drawn accuracies says how many independent pictures these are worth, and Wilson's interval is taken for so many, with Student's
     quantile for the number of groups. The percentiles of the drawn accuracies themselves cover too little: at n = 50 in 82 of 100
-    cases (docs/figures.md). Few groups say little about their own likeness, so a prior worth one group is mixed in, by which a group
-    is right or wrong as one; it decides alone where everything is right.
+    cases (docs/figures.md). Few groups say little about their own likeness, so a prior worth three quarters of a group is mixed in,
+    by which a group is right or wrong as one; it decides alone where everything is right.
 
     Args:
         right: bool [n].
