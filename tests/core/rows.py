@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from core import accounts, datasets
 from core.database import after_commit
-from core.tables import DatasetVersion, Split, User
+from core.tables import DatasetVersion, Split, TrainedModel, User
 
 SPLITS = [*[Split.TRAIN] * 3, Split.VALIDATION, Split.TEST]
 
@@ -27,6 +27,21 @@ def person(session: Session, name: str = "local") -> User:
     if name == "local":
         return accounts.local_user(session)
     return accounts.create_user(session, name, "a long enough password")
+
+
+def tiny_model(owner_id: str) -> TrainedModel:
+    """A model of two classes, not yet in the session; whatever files it has are the test's."""
+    return TrainedModel(
+        owner_id=owner_id,
+        name="tiny",
+        dataset_title="Shapes",
+        backbone="tiny_cnn",
+        class_names=["dark", "bright"],
+        image_size=[16, 16],
+        resize="crop",
+        summary={},
+        storage_key="models/tiny",
+    )
 
 
 def version(session: Session, owner: User, *, classes: int = 2, each: int = 5, name: str = "Fruit") -> DatasetVersion:

@@ -10,7 +10,7 @@ from core.database import Database
 from core.models import request_export
 from core.queue import Queue
 from core.tables import Export, TrainedModel
-from tests.core.rows import RememberingQueue, person
+from tests.core.rows import RememberingQueue, person, tiny_model
 
 pytestmark = pytest.mark.both_databases
 QUEUE = cast("Queue", RememberingQueue())
@@ -18,17 +18,7 @@ QUEUE = cast("Queue", RememberingQueue())
 
 def test_two_who_want_a_format_at_the_same_moment_get_the_same_export(database: Database) -> None:
     with database.write() as session:
-        model = TrainedModel(
-            owner_id=person(session).id,
-            name="tiny",
-            dataset_title="Shapes",
-            backbone="tiny_cnn",
-            class_names=["dark", "bright"],
-            image_size=[16, 16],
-            resize="crop",
-            summary={},
-            storage_key="models/tiny",
-        )
+        model = tiny_model(person(session).id)
         session.add(model)
     got: list[str] = []
     asks = threading.Event()

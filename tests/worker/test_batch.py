@@ -19,7 +19,7 @@ from core.ids import new_id
 from core.leases import BATCH_LIFE, expire, expired
 from core.queue import Queue
 from core.tables import BatchPrediction, BatchRow, BatchStatus, TrainedModel
-from tests.core.rows import RememberingQueue
+from tests.core.rows import RememberingQueue, tiny_model
 from tests.worker.tiny_dataset import add_tiny_dataset
 from tests.worker.workplaces import lose_one_answer, workplace
 from worker import batch as batch_module
@@ -68,19 +68,19 @@ def archive(count: int, texts: int = 0) -> bytes:
 
 
 def a_model(place: Workplace, owner_id: str) -> TrainedModel:
-    key = "models/tiny"
-    place.storage.put(f"{key}/saved_model/saved_model.pb", b"stands for a SavedModel")
-    return TrainedModel(
-        owner_id=owner_id,
-        name="tiny",
-        dataset_title="Shapes",
-        backbone="tiny_cnn",
-        class_names=["dark", "bright"],
-        image_size=[16, 16],
-        resize="crop",
-        summary={},
-        storage_key=key,
-    )
+    model = tiny_model(owner_id)
+    place.storage.put(f"{model.storage_key}/saved_model/saved_model.pb", b"stands for a SavedModel")
+    return model
+
+
+def wish_of_version(place: Workplace) -> str:
+    """Queue the pictures of a dataset version: no archive, whose first write has no rows."""
+    with place.database.write() as session:
+        version = add_tiny_dataset(session, place.settings)
+        model = a_model(place, version.owner_id)
+        session.add(model)
+        session.flush()
+        return predict_version(session, QUEUE, model, version).id
 
 
 def queue_archive(place: Workplace, count: int, texts: int = 0) -> str:
@@ -155,12 +155,7 @@ def test_rows_are_written_once_when_the_answer_to_a_write_is_lost(
 ) -> None:
     lose_one_answer(monkeypatch, (batch_module, "record_rows"))
     monkeypatch.setattr(batch_module, "ROWS_AT_ONCE", 16)
-    with place.database.write() as session:  # no archive, whose first write has no rows
-        version = add_tiny_dataset(session, place.settings)
-        model = a_model(place, version.owner_id)
-        session.add(model)
-        session.flush()
-        batch_id = predict_version(session, QUEUE, model, version).id
+    batch_id = wish_of_version(place)
     assert batch_next(place)
     batch = batch_of(place, batch_id)
     assert (batch.status, batch.error, batch.pictures_done) == (BatchStatus.READY, None, 30)
@@ -169,12 +164,7 @@ def test_rows_are_written_once_when_the_answer_to_a_write_is_lost(
 
 @pytest.mark.usefixtures("fake_asker")
 def test_a_dataset_version_is_answered_too(place: Workplace) -> None:
-    with place.database.write() as session:
-        version = add_tiny_dataset(session, place.settings)
-        model = a_model(place, version.owner_id)
-        session.add(model)
-        session.flush()
-        batch_id = predict_version(session, QUEUE, model, version).id
+    batch_id = wish_of_version(place)
     assert batch_next(place)
     rows = rows_of(place, batch_id)
     assert len(rows) == 30
