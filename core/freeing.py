@@ -1,5 +1,7 @@
 """Pictures that nobody uses any more are freed: their rows at once, their files an hour later (who reads one now may finish).
 
+What workers keep of them in caches goes then too (`worker.cache_cleaning`).
+
 A picture is in use while a dataset version has it, or the receipt of an upload that may still become one names it. Its row belongs to a
 person, its file is shared by all who have the same bytes: the file goes when the last row is gone.
 

@@ -17,7 +17,7 @@ from worker.training.data import DecodedPictures, preprocessing
 from worker.training.layers import AugmentationLayer
 from worker.training.prefetch import prefetched
 from worker.training.run_folder import RunFolder
-from worker.training.segments import Lookup, SegmentStore
+from worker.training.segments import PICTURE, Lookup, SegmentStore
 
 # Raise when the same picture, weights and view would give other numbers: features stored before are then no longer found.
 EXTRACTOR_VERSION = 3
@@ -210,11 +210,15 @@ class FeatureStore:
 
 
 def row_keys(digests: np.ndarray, views: int, seed: int | None) -> np.ndarray:
-    """Keys uint8 [n * views, 32]: the picture's own SHA-256 when plain, else a hash of it, the run's seed and the view."""
+    """Keys uint8 [n * views, 32]: the picture's own SHA-256 when plain, else half a hash of it, the run's seed and the view.
+
+    The other half is the picture's own, as in every key (`worker.training.segments.PICTURE`).
+    """
     if seed is None:
         return np.repeat(digests, views, axis=0)
     keys = b"".join(
-        hashlib.sha256(digest.tobytes() + f"/{seed}/{view}".encode()).digest()
+        hashlib.sha256(digest.tobytes() + f"/{seed}/{view}".encode()).digest()[: PICTURE.start]
+        + digest[PICTURE].tobytes()
         for digest in digests
         for view in range(views)
     )

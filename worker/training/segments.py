@@ -16,7 +16,7 @@ import shutil
 import threading
 import uuid
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ import numpy as np
 from core.errors import DiskFull
 
 KEY_BYTES = 32
+PICTURE = slice(16, 32)  # this half of every key is that of the picture's SHA-256, whatever is kept of it
 _SEGMENT_BYTES = 256 * 2**20
 
 
@@ -211,11 +212,47 @@ def make_room(root: Path, need: int, limit_bytes: int, reserve_bytes: int) -> No
     for _, size, keys_path in segments:
         if total + need <= limit_bytes and shutil.disk_usage(root).free - need >= reserve_bytes:
             return
-        keys_path.unlink(missing_ok=True)
-        keys_path.with_suffix(".data").unlink(missing_ok=True)
+        _remove(keys_path)
         total -= size
     if shutil.disk_usage(root).free - need < reserve_bytes:
         raise _disk_full(need)
+
+
+def remove_strangers(root: Path, pictures: Callable[[], np.ndarray]) -> int:
+    """Remove every segment that holds anything of another picture than these; the rest of such a segment is computed again.
+
+    Args:
+        root: folder of a store.
+        pictures: gives `PICTURE` of their SHA-256, uint8 [n, 16]; called once the segments are listed, so that a picture which
+            comes meanwhile is no stranger.
+
+    Returns:
+        How many were removed.
+    """
+    listed = sorted(root.glob("*/*.keys"))
+    known = np.sort(_as_void(pictures())) if listed else np.empty(0)
+    removed = 0
+    for keys_path in listed:
+        with contextlib.suppress(FileNotFoundError):  # evicted meanwhile
+            if not _all_known(keys_path.read_bytes(), known):
+                _remove(keys_path)
+                removed += 1
+    for folder in root.glob("*/"):
+        _remove_abandoned(folder)
+    return removed
+
+
+def _all_known(data: bytes, known: np.ndarray) -> bool:
+    if len(data) % KEY_BYTES or not len(known):
+        return False
+    wanted = _as_void(np.frombuffer(data, np.uint8).reshape(-1, KEY_BYTES)[:, PICTURE])
+    found = known[np.minimum(np.searchsorted(known, wanted), len(known) - 1)]
+    return bool((found == wanted).all())
+
+
+def _remove(keys_path: Path) -> None:
+    keys_path.unlink(missing_ok=True)
+    keys_path.with_suffix(".data").unlink(missing_ok=True)
 
 
 def _reserve(descriptor: int, size: int) -> None:
@@ -233,7 +270,7 @@ def _disk_full(need: int) -> DiskFull:
 
 
 def _as_void(keys: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(keys).view(np.dtype((np.void, KEY_BYTES))).reshape(-1)
+    return np.ascontiguousarray(keys).view(np.dtype((np.void, keys.shape[1]))).reshape(-1)
 
 
 def _write_aside(path: Path, data: bytes) -> None:
@@ -247,7 +284,10 @@ def _write_aside(path: Path, data: bytes) -> None:
 
 def _remove_abandoned(folder: Path) -> None:
     """Remove what killed writers left: parts that nobody holds a lock on, and data whose keys never came."""
-    for part in folder.glob("*.part"):
-        with contextlib.suppress(OSError), part.open("rb") as file:
+    for path in (*folder.glob("*.part"), *folder.glob("*.data")):
+        if path.with_suffix(".keys").exists():
+            continue
+        with contextlib.suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            part.unlink()
+            if not path.with_suffix(".keys").exists():  # written before the lock was let go
+                path.unlink()

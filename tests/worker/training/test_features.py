@@ -12,6 +12,7 @@ from tests.worker.training.workplaces import Opened, open_run
 from worker.training.features import Extractor, make_extractor, row_keys, weights_hash
 from worker.training.materials import plain_pooled, pooled
 from worker.training.precision import bfloat16_cosine, in_bfloat16
+from worker.training.segments import PICTURE
 
 FLOAT = np.dtype(np.float32)
 
@@ -121,6 +122,7 @@ def test_keys_of_plain_pictures_are_their_own_and_views_have_one_each() -> None:
     views = row_keys(digests, 3, seed=0)
     assert len(np.unique(views, axis=0)) == 6
     assert not (row_keys(digests, 3, seed=1) == views).all(axis=1).any()
+    np.testing.assert_array_equal(views[:, PICTURE], np.repeat(digests, 3, axis=0)[:, PICTURE])
 
 
 def test_bfloat16_is_compared_once_per_machine(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from core.errors import DiskFull
-from worker.training.segments import Lookup, SegmentStore
+from worker.training.segments import PICTURE, Lookup, SegmentStore, remove_strangers
 
 FLOAT = np.dtype(np.float32)
 
@@ -18,7 +18,8 @@ def _store(root: Path, meaning: str = "a", limit: int = 10_000_000, reserve: int
 
 
 def _keys(*numbers: int) -> np.ndarray:
-    return np.stack([np.frombuffer(number.to_bytes(32, "big"), np.uint8) for number in numbers])
+    flat = b"".join(number.to_bytes(32, "big") for number in numbers)
+    return np.frombuffer(flat, np.uint8).reshape(-1, 32)
 
 
 def _fill(store: SegmentStore, *numbers: int) -> None:
@@ -72,6 +73,38 @@ def test_what_a_killed_writer_left_is_removed_and_a_living_writers_part_is_kept(
     _store(tmp_path)
     assert len(list(tmp_path.glob("*/*.part"))) == 1
     living.abandon()
+
+
+def test_data_whose_keys_never_came_is_removed_and_a_living_writers_data_is_kept(tmp_path: Path) -> None:
+    _fill(_store(tmp_path), 1)
+    (keys,) = tmp_path.glob("*/*.keys")
+    keys.with_name("left.data").write_bytes(b"of a writer that was killed")
+    living = _store(tmp_path).begin(_keys(2))
+    living._part.replace(living._part.with_suffix(".data"))
+    _store(tmp_path)
+    assert {one.stem for one in tmp_path.glob("*/*.data")} == {keys.stem, living._part.stem}
+    living.abandon()
+
+
+def test_a_segment_with_a_strange_picture_goes_whole_and_the_others_stay(tmp_path: Path) -> None:
+    for numbers in ((1, 2), (3, 4), (5,)):
+        _fill(_store(tmp_path), *numbers)
+    (tmp_path / "a note.json").write_text("{}")
+    assert remove_strangers(tmp_path, lambda: _keys(5, 2, 1, 4)[:, PICTURE]) == 1
+    assert _found(_store(tmp_path), 1, 2, 3, 4, 5) == [1.0, 2.0, 5.0]
+    assert remove_strangers(tmp_path, lambda: _keys(5, 2, 1, 4)[:, PICTURE]) == 0
+    assert remove_strangers(tmp_path, lambda: _keys()[:, PICTURE]) == 2
+    assert list(tmp_path.glob("*/*.data")) == []
+
+
+def test_a_picture_that_comes_while_strangers_are_looked_for_is_none(tmp_path: Path) -> None:
+    def known() -> np.ndarray:
+        _fill(_store(tmp_path), 7)
+        return _keys(6)[:, PICTURE]
+
+    _fill(_store(tmp_path), 6)
+    assert remove_strangers(tmp_path, known) == 0
+    assert _found(_store(tmp_path), 6, 7) == [6.0, 7.0]
 
 
 def test_the_least_recently_used_segment_makes_room(tmp_path: Path) -> None:
