@@ -106,16 +106,16 @@ def _measure(folder: Path, rows: list[dict[str, Any]], preset: str, threads: int
 
 
 class Highest:
-    """Watches anonymous resident memory ten times a second.
+    """Watches resident memory ten times a second: what is anonymous, or (`field` "VmRSS") mapped files too, each process for itself.
 
     Attributes:
         alone: highest of the process, bytes.
         together: highest sum of it and everything below it, bytes.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, field: str = "RssAnon") -> None:
         self.alone = self.together = 0
-        self._pid, self._end = pid, threading.Event()
+        self._pid, self._field, self._end = pid, field, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
@@ -126,17 +126,17 @@ class Highest:
 
     def _watch(self) -> None:
         while not self._end.wait(0.1):
-            own = anonymous_bytes(self._pid)
-            below = sum(anonymous_bytes(pid) for pid in descendants(self._pid) if pid != self._pid)
+            own = resident_bytes(self._pid, self._field)
+            below = sum(resident_bytes(pid, self._field) for pid in descendants(self._pid) if pid != self._pid)
             self.alone = max(self.alone, own)
             self.together = max(self.together, own + below)
 
 
-def anonymous_bytes(pid: int) -> int:
-    """RssAnon of a process; 0 when it is gone."""
+def resident_bytes(pid: int, field: str) -> int:
+    """A line of /proc/PID/status in bytes; 0 when the process is gone."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
+            if line.startswith(f"{field}:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass

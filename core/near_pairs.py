@@ -43,16 +43,17 @@ def near_pairs(session: Session, version_id: str | None, split: Split | None = N
     mine = VersionImage.version_id == version_id
     if split is not None:
         mine = and_(mine, VersionImage.split == split)
-    query, last = select(*_COLUMNS).where(mine).order_by(VersionImage.ordinal).limit(_AT_ONCE), None
-    while rows := session.execute(query if last is None else query.where(VersionImage.ordinal > last)).all():
+    listed, last = select(VersionImage.ordinal, VersionImage.image_id).where(mine).order_by(VersionImage.ordinal), None
+    while rows := session.execute(
+        (listed if last is None else listed.where(VersionImage.ordinal > last)).limit(_AT_ONCE)
+    ).all():
         last = rows[-1].ordinal
-        places = {row.image_id: Place(*row) for row in rows}
-        pairs = session.execute(
-            select(NearPair.image_id, NearPair.other_id, NearPair.score).where(NearPair.image_id.in_(places))
-        ).all()
-        elsewhere = sorted({other for _, other, _ in pairs} - places.keys())
-        for start in range(0, len(elsewhere), _AT_ONCE):
-            asked = VersionImage.image_id.in_(elsewhere[start : start + _AT_ONCE])
-            for row in session.execute(select(*_COLUMNS).where(mine, asked)):
-                places[row.image_id] = Place(*row)
+        paired = NearPair.image_id.in_([row.image_id for row in rows])
+        pairs = session.execute(select(NearPair.image_id, NearPair.other_id, NearPair.score).where(paired)).all()
+        # most pictures have no near duplicate: only of the others more is read than the id
+        asked = sorted({one for image_id, other_id, _ in pairs for one in (image_id, other_id)})
+        places: dict[str, Place] = {}
+        for start in range(0, len(asked), _AT_ONCE):
+            some = VersionImage.image_id.in_(asked[start : start + _AT_ONCE])
+            places |= {row.image_id: Place(*row) for row in session.execute(select(*_COLUMNS).where(mine, some))}
         yield sorted(Near(places[one], places[other], score) for one, other, score in pairs if other in places)

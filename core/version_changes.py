@@ -120,6 +120,11 @@ class VersionChanges(_Change):
         """True when nothing becomes different."""
         return not (self.picked or self.rename or self.merge or self.resplit)
 
+    @property
+    def reorders(self) -> bool:
+        """True when pictures may have other places in the order of the version (by class, then by name) than in that of its base."""
+        return bool(self.remove or self.relabel or self.rename or self.merge)
+
 
 def _each_once(where: str, names: Iterable[str]) -> set[str]:
     """The names, as a set.

@@ -55,14 +55,19 @@ def stored(served: Served, dataset_id: str) -> tuple[str, UploadStatus, set[str]
 TUS = "**/api/v1/uploads/tus/**"
 
 
-def entries(served: Served, dataset_id: str) -> dict[str, bytes]:
-    """Path and bytes of every file of the one archive that was sent, read by the standard library."""
+def received_archive(served: Served, dataset_id: str) -> Path:
+    """The one archive that was sent, as the server has it."""
     database = open_database(served.house.settings)
     with database.read() as session:
         upload = session.scalars(select(Upload).where(Upload.dataset_id == dataset_id)).one()
         file = session.scalars(select(UploadFile).where(UploadFile.upload_id == upload.id)).one()
     database.close()
-    with tarfile.open(incoming_folder(served.house.settings, upload.id) / file.id) as archive:
+    return incoming_folder(served.house.settings, upload.id) / file.id
+
+
+def entries(served: Served, dataset_id: str) -> dict[str, bytes]:
+    """Path and bytes of every file of the one archive that was sent, read by the standard library."""
+    with tarfile.open(received_archive(served, dataset_id)) as archive:
         return {one.name: extracted.read() for one in archive if (extracted := archive.extractfile(one))}
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
 
-from core.errors import ThawError
+from core.errors import ArchiveRefused, ThawError
 
 LONGEST_PATH = 1024  # characters: what the receipt's column holds
 DEEPEST = 32  # levels
@@ -80,6 +80,7 @@ class ArchiveLimits:
         archive_bytes: size of the archive file.
         unpacked_bytes: sum of its unpacked files.
         entries: files and folders in it.
+        name_bytes: of all their names together, which are in memory at once; 250 for each of 100,000 files.
         image_bytes: one unpacked file; larger ones are refused one by one, and never read.
         ratio: unpacked to packed bytes, looked at once `ratio_from` bytes are unpacked. (Photographs are near 1; deflate
             can reach 1,032.)
@@ -88,6 +89,7 @@ class ArchiveLimits:
     archive_bytes: int = 10_000_000_000
     unpacked_bytes: int = 20_000_000_000
     entries: int = 100_000
+    name_bytes: int = 25_000_000
     image_bytes: int = 30_000_000
     ratio: int = 100
     ratio_from: int = 100_000_000
@@ -146,6 +148,19 @@ def shown_path(path: str) -> str:
     """A path without control characters (they are spelled out) and short enough for the receipt."""
     spelled = _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", path) or "(no name)"
     return spelled if len(spelled) <= LONGEST_PATH else spelled[: LONGEST_PATH - 3] + "..."
+
+
+def check_names(size: int, limits: ArchiveLimits) -> None:
+    """See that the names so far do not take too much memory.
+
+    Raises:
+        ArchiveRefused: they do.
+    """
+    if size > limits.name_bytes:
+        allowed = f"at most {limits.name_bytes / 1e6:g} MB are allowed"
+        raise ArchiveRefused(
+            f"The names of the files in the archive take more memory than a list of pictures needs; {allowed}."
+        )
 
 
 def size_problem(size: int, limits: ArchiveLimits) -> Refusal | None:

@@ -17,6 +17,7 @@ from worker.ingest.entries import (
     Code,
     Entry,
     Refusal,
+    check_names,
     kind_problem,
     read_name,
     refuse_doubles,
@@ -25,6 +26,7 @@ from worker.ingest.entries import (
 
 _BLOCK = 512
 _LARGEST_EXTENSION = 1 << 20  # bytes of one pax or long-name header
+_LONGEST_LENGTH = 10  # digits of the length of a pax record
 _FILES = frozenset(b"0\x007")
 _LINKS = {ord("1"): "a hard link", ord("2"): "a symbolic link"}
 _SPECIAL = {ord("3"): "a device", ord("4"): "a device", ord("6"): "a pipe", ord("S"): "a sparse file"}
@@ -124,9 +126,11 @@ class TarArchive:
         self._limits = limits
         self._gzipped = gzipped
         found: list[Entry] = []
-        source = self._source()
+        source, names = self._source(), 0
         for header in _headers(source, limits):
             found.append(_entry(header, limits))
+            names += len(found[-1].path.encode())
+            check_names(names, limits)
             _skip(source, _padded(header.size))
         self.entries = list(refuse_doubles(found))
 
@@ -234,9 +238,11 @@ def _meaning(kind: int, body: bytes) -> dict[str, str]:
     found: dict[str, str] = {}
     while body.strip(b"\x00"):
         length_text, _, _ = body.partition(b" ")
-        if not length_text.isdigit() or not len(length_text) + 2 < int(length_text[:10]) <= len(body):
+        if not length_text.isdigit() or len(length_text) > _LONGEST_LENGTH:
             raise _damaged()
         length = int(length_text)
+        if not len(length_text) + 2 < length <= len(body):
+            raise _damaged()
         key, _, value = body[len(length_text) + 1 : length - 1].partition(b"=")
         body = body[length:]
         if key in {b"path", b"size"}:

@@ -5,6 +5,7 @@ overlap. Here the directory is read record by record with the limits at hand, an
 against what is really there.
 """
 
+import hashlib
 import struct
 import zlib
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from worker.ingest.entries import (
     Entry,
     EntryRefused,
     Refusal,
+    check_names,
     kind_problem,
     read_name,
     refuse_doubles,
@@ -45,14 +47,15 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where an entry's bytes are, as the directory says."""
+    """Where an entry's bytes are, as the directory says. Of its name there are length and digest: names may be long and many."""
 
     offset: int
     packed: int
     size: int
     method: int
     crc: int
-    raw_name: bytes
+    name_length: int
+    name_digest: bytes
 
 
 @dataclass(frozen=True)
@@ -185,9 +188,9 @@ def _read_directory(stream: BinaryIO, where: _Directory, limits: ArchiveLimits) 
 
 
 def _count_records(stream: BinaryIO, where: _Directory, limits: ArchiveLimits) -> int:
-    """Walk over the directory, reading only lengths: a bomb of entries is refused before anything is made of them."""
+    """Walk over the directory, reading only lengths: a bomb of entries or of names is refused before anything is made of them."""
     stream.seek(where.offset)
-    count, at, end = 0, where.offset, where.offset + where.size
+    count, at, end, names = 0, where.offset, where.offset + where.size, 0
     while at < end:
         head = stream.read(_RECORD.size)
         if len(head) < _RECORD.size or head[:4] != b"PK\x01\x02":
@@ -195,7 +198,10 @@ def _count_records(stream: BinaryIO, where: _Directory, limits: ArchiveLimits) -
         count += 1
         if count > limits.entries:
             raise _too_many(count, limits)
-        rest = sum(struct.unpack_from("<3H", head, 28))
+        lengths = struct.unpack_from("<3H", head, 28)
+        names += lengths[0]
+        check_names(names, limits)
+        rest = sum(lengths)
         stream.seek(rest, 1)
         at += _RECORD.size + rest
     if at != end or count != where.count:
@@ -208,6 +214,7 @@ class _Record:
     place: _Place
     flags: int
     unix_mode: int
+    raw_name: bytes
     name: str | None
 
 
@@ -230,8 +237,12 @@ def _read_record(stream: BinaryIO) -> _Record | None:
     if raw_name.endswith((b"/", b"\\")) and size == 0:
         return None
     mode = outside >> 16 if made_by in {3, 19} else 0  # 3 Unix, 19 macOS: the upper half is st_mode
-    place = _Place(offset, packed, size, method, crc, raw_name)
-    return _Record(place, flags, mode, _decoded_name(raw_name, extra, flags))
+    place = _Place(offset, packed, size, method, crc, len(raw_name), _digest(raw_name))
+    return _Record(place, flags, mode, raw_name, _decoded_name(raw_name, extra, flags))
+
+
+def _digest(name: bytes) -> bytes:
+    return hashlib.sha256(name).digest()[:16]
 
 
 def _zip64_sizes(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
@@ -274,11 +285,11 @@ def _decoded_name(raw: bytes, extra: bytes, flags: int) -> str | None:
 def _entry(record: _Record, limits: ArchiveLimits) -> Entry:
     place = record.place
     if record.name is None:
-        shown = read_name(place.raw_name.decode("utf-8", "replace"))[0]
+        shown = read_name(record.raw_name.decode("utf-8", "replace"))[0]
         return Entry(shown, place.size, Refusal(Code.BAD_NAME, "The name is marked as UTF-8 and is not."))
     path, problem = read_name(record.name)
-    if len(place.raw_name) > _LONGEST_NAME:
-        problem = Refusal(Code.NAME_TOO_LONG, f"The name has {len(place.raw_name)} bytes.")
+    if place.name_length > _LONGEST_NAME:
+        problem = Refusal(Code.NAME_TOO_LONG, f"The name has {place.name_length} bytes.")
     return Entry(path, place.size, problem or _problem(record, path, limits))
 
 
@@ -306,7 +317,7 @@ def _check_overlaps(places: list[_Place], directory: _Directory) -> list[int]:
     for number, following in zip_longest(order, order[1:]):
         end = directory.offset if following is None else places[following].offset
         place = places[number]
-        if place.offset + _LOCAL.size + len(place.raw_name) + place.packed > end:
+        if place.offset + _LOCAL.size + place.name_length + place.packed > end:
             raise ArchiveRefused(
                 "Entries of the archive overlap: the same bytes are declared more than once. This is a bomb."
             )
@@ -320,7 +331,7 @@ def _data_start(stream: BinaryIO, place: _Place) -> int:
     if len(head) < _LOCAL.size or head[:4] != b"PK\x03\x04":
         raise EntryRefused(Code.DAMAGED_ENTRY, "The entry is not where the archive's directory says.")
     name_length, extra_length = _LOCAL.unpack(head)[-2:]
-    if stream.read(name_length) != place.raw_name:
+    if name_length != place.name_length or _digest(stream.read(name_length)) != place.name_digest:
         raise EntryRefused(Code.DAMAGED_ENTRY, "The entry has another name than in the archive's directory.")
     return place.offset + _LOCAL.size + int(name_length) + int(extra_length)
 

@@ -1,6 +1,5 @@
 """Archives, honest and hostile: read entry by entry, refused with one sentence, nothing ever written under a foreign name."""
 
-import contextlib
 import gzip
 import io
 import struct
@@ -15,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from core.errors import ArchiveRefused
 from tests.worker.ingest import corpus
@@ -329,6 +326,16 @@ def test_a_huge_extension_header_is_refused(write_file: Write) -> None:
     assert "header of 8,000,000,000 bytes" in refusal(write_file(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)))
 
 
+@pytest.mark.parametrize("length", [b"0000999999" + b"9" * 5000, b"9" * 5000, b"0", b"-9", b""])
+def test_a_record_that_lies_about_its_length_is_refused(length: bytes, write_file: Write) -> None:
+    info = tarfile.TarInfo("x")
+    body = (length + b" path=a\n").ljust(1_000_000, b"x")
+    info.type, info.size = tarfile.XHDTYPE, len(body)
+    padding = bytes(-len(body) % 512)
+    said = refusal(write_file(info.tobuf(tarfile.GNU_FORMAT) + body + padding + tarred(FILES)))
+    assert "damaged" in said
+
+
 def test_a_damaged_extension_header_is_refused(write_file: Write) -> None:
     info = tarfile.TarInfo("x")
     info.type, info.size = tarfile.XHDTYPE, 20
@@ -406,28 +413,3 @@ def test_a_hostile_archive_costs_little_memory(entries: list[ZipEntry], write_fi
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert int(done.stdout) < 200_000
-
-
-def kept(found: dict[str, bytes | str]) -> list[str]:
-    return [name for name, body in found.items() if isinstance(body, bytes)]
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    body=st.sampled_from(
-        [zipped(FILES), tarred(FILES), tarred(FILES, mode="w:gz"), make_zip([ZipEntry(b"a/b.jpg", b"x" * 300)])]
-    ),
-    damage=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), min_size=1, max_size=8),
-    share=st.floats(0.2, 1),
-)
-def test_damage_anywhere_is_refused_or_harmless(
-    body: bytes, damage: list[tuple[float, bytes]], share: float, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    wrong = bytearray(body)
-    for where, what in damage:
-        at = int(where * len(wrong))
-        wrong[at : at + len(what)] = what
-    path = tmp_path_factory.mktemp("damage") / "x.zip"
-    path.write_bytes(bytes(wrong[: max(1, int(len(wrong) * share))]))
-    with contextlib.suppress(ArchiveRefused):
-        assert not any(name.startswith("/") or ".." in name.split("/") for name in kept(read_all(path)))

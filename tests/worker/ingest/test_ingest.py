@@ -1,5 +1,6 @@
 """Uploads from received bytes to a dataset version, with a real database, real files and real decoder processes."""
 
+import re
 import threading
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,7 @@ from core.datasets import latest_version, placed_pictures
 from core.errors import Conflict
 from core.leases import UPLOAD_LIFE, claim
 from core.storage import blob_key, open_storage, thumbnail_key
-from core.tables import Dataset, DatasetVersion, Image, Outcome, Split, Upload, UploadStatus
+from core.tables import Dataset, DatasetVersion, Image, Outcome, ReceiptRow, Split, Upload, UploadStatus
 from core.uploads import delete_upload, incoming_folder, retry_upload
 from tests.core.rows import RememberingQueue
 from tests.samples import sample_folder
@@ -544,7 +545,13 @@ def test_progress_is_counted_for_the_page(person: Person, monkeypatch: pytest.Mo
     assert [revision for _, revision in seen] == sorted(revision for _, revision in seen)
 
 
-def test_every_awkward_sample_lands_in_a_row(person: Person) -> None:
+def documented_row(name: str, row: ReceiptRow) -> str:
+    """A line of the table in docs/receipt.md."""
+    said = f"`{row.code}`: {row.reason}" if row.code else row.reason
+    return f"| `{name}` | {row.outcome.value} | {said} |"
+
+
+def test_every_awkward_sample_lands_in_a_documented_row(person: Person) -> None:
     folder = sample_folder("awkward")
     if folder is None:
         pytest.skip("the awkward samples are not beside this checkout")
@@ -553,8 +560,13 @@ def test_every_awkward_sample_lands_in_a_row(person: Person) -> None:
     assert (upload.status, upload.error) == (UploadStatus.READY, None)
     receipt = person.receipt(upload)
     assert set(receipt) == set(files) | set(FLOWERS)
+    text = (Path(__file__).resolve().parents[3] / "docs" / "receipt.md").read_text(encoding="utf-8")
+    documented = [line for line in text.splitlines() if re.match(r"\| `.+` \| (kept|fixed|refused|skipped) \|", line)]
+    assert documented == [
+        documented_row(path.name, receipt[f"awkward/{path.name}"]) for path in sorted(folder.iterdir())
+    ]
+    assert len(documented) == 95
     assert all(row.reason and row.code for row in receipt.values() if row.outcome == Outcome.REFUSED)
-    assert upload.refused == 18
     assert "decoder_crashed" not in upload.by_reason
 
 

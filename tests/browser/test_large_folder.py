@@ -1,0 +1,117 @@
+"""A folder of very many files is sent without being held in memory, and goes on after a reload, a pause and a server that was restarted."""
+
+import hashlib
+import os
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, CDPSession, Page
+
+from tests.browser.conftest import Served
+from tests.browser.test_uploading import open_datasets, received_archive
+from tests.browser.watched import watched_window
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser"), pytest.mark.timeout(600)]
+FILES = 20_000
+EACH = 20_000  # bytes: 400 MB, thirteen pieces
+MEGABYTE = 1_000_000
+MOST_IN_PAGE = 40 * MEGABYTE
+MOST_IN_BROWSER = 200 * MEGABYTE  # half of what is sent
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("large") / "photographs"
+    tile = bytes(range(256)) * 100
+    for number in range(FILES):
+        place = folder / f"class {number % 20}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"IMG_{number:05}.jpg").write_bytes(number.to_bytes(8, "big") + tile[: EACH - 8])
+    return folder
+
+
+class Memory:
+    """What a page holds on to, and what the whole browser has.
+
+    Attributes:
+        page: the highest seen in the page, bytes: JavaScript objects, those behind files and blobs, and buffers.
+        browser: the highest sum of anonymous resident memory of all of the browser's processes, bytes.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self._session: CDPSession = page.context.new_cdp_session(page)
+        self.page = self.browser = 0
+        self.look()
+        self.before = (self.page, self.browser)
+
+    def look(self) -> None:
+        """Count now; what is garbage does not count."""
+        self._session.send("HeapProfiler.collectGarbage")
+        usage = self._session.send("Runtime.getHeapUsage")
+        held = sum(int(usage[name]) for name in ("usedSize", "embedderHeapUsedSize", "backingStorageSize"))
+        self.page = max(self.page, held)
+        self.browser = max(self.browser, sum(browser_processes().values()))
+
+    @property
+    def grown(self) -> tuple[int, int]:
+        """By how much both have grown since the beginning."""
+        return self.page - self.before[0], self.browser - self.before[1]
+
+
+def browser_processes() -> dict[str, int]:
+    """Anonymous resident bytes of a browser's processes below this one, by their kind: renderer, gpu-process, browser itself."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue  # it has just ended
+    found: dict[str, int] = {}
+    for pid in parents:
+        above = pid
+        while above in parents and above != os.getpid():
+            above = parents[above]
+        if above != os.getpid() or pid == above:
+            continue
+        try:
+            status, command = Path(f"/proc/{pid}/status").read_text(), Path(f"/proc/{pid}/cmdline").read_text()
+        except OSError:
+            continue
+        if "chrom" not in command.partition("\0")[0]:
+            continue  # the driver, which knows every path
+        kind = re.search(r"--type=([\w-]+)", command)
+        name = kind[1] if kind else "browser"
+        size = sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon:"))
+        found[name] = found.get(name, 0) + size
+    return found
+
+
+def test_twenty_thousand_files_are_not_held_in_memory(chromium: Browser, served: Served, large: Path) -> None:
+    with watched_window(chromium) as window:
+        page = open_datasets(window, served)
+        memory = Memory(page)
+        page.locator("input[data-folder]").set_input_files(large)
+        looks = 0
+        while "/datasets/0" not in page.url:
+            page.wait_for_timeout(200)
+            if "/datasets/0" not in page.url:
+                memory.look()
+                looks += 1
+        dataset_id = page.url.rsplit("/", 1)[1]
+    in_page, in_browser = memory.grown
+    assert looks > 5
+    assert in_page < MOST_IN_PAGE
+    assert in_browser < MOST_IN_BROWSER
+    with tarfile.open(received_archive(served, dataset_id)) as archive:
+        count = 0
+        for one in archive:
+            count += 1
+            if count % 1000 == 1:
+                body = archive.extractfile(one)
+                assert body is not None
+                on_disk = (large.parent / one.name).read_bytes()
+                assert hashlib.sha256(body.read()).digest() == hashlib.sha256(on_disk).digest()
+    assert count == FILES
