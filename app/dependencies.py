@@ -17,6 +17,7 @@ from core.errors import NotAuthenticated
 from core.queue import Queue
 from core.storage import Storage
 from core.tables import User
+from core.version_diff import Differences
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class House:
     queue: Queue
     hub: Hub
     writings: Writings = field(default_factory=Writings)
+    differences: Differences = field(default_factory=Differences)
     # a question to the prediction worker holds a thread for up to 20 s: the other routes keep theirs
     asking: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(8))
 

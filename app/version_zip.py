@@ -125,7 +125,7 @@ class VersionZip:
     def _write_manifest(self, layout: ZipLayout) -> int:
         text = io.StringIO(newline="")
         writer = csv.writer(text)
-        writer.writerow(("filename", "class_name", "split", "group"))
+        writer.writerow(("filename", "class_name", "split", "group", "keep_split"))
         crc = 0
         for places in self._pages():
             for place in places:
@@ -133,7 +133,7 @@ class VersionZip:
                 layout.add(name, place.image.size_bytes)
                 # as they are, without the apostrophe that protects spreadsheets: a class "=1" must come back as "=1"
                 class_name = self._version.class_names[place.label]
-                writer.writerow((name, class_name, place.split.value, place.group or ""))
+                writer.writerow((name, class_name, place.split.value, place.group or "", "yes"))
             piece = text.getvalue().encode()
             text.seek(0)
             text.truncate()

@@ -45,6 +45,7 @@ LOOKED_AT = 2000  # pictures in one reading step
 ROWS_AT_ONCE = 500  # pictures in one writing transaction
 FILES_AT_ONCE = 200
 KEPT_SECONDS = 3600.0
+MOST_COUNTED = 20_000  # places of pictures in the versions of a dataset: a page waits for no more
 
 
 class BeingRemoved(ThawError):
@@ -99,8 +100,11 @@ def hold_removals(session: Session) -> None:
     _raise_number(session, REMOVALS)
 
 
-def bytes_to_free(session: Session, dataset: Dataset) -> tuple[int, int]:
-    """Pictures, and their bytes, that only this dataset of this person uses."""
+def bytes_to_free(session: Session, dataset: Dataset) -> tuple[int, int] | None:
+    """Pictures, and their bytes, that only this dataset of this person uses; None where counting would take long."""
+    listed = select(func.sum(DatasetVersion.image_count)).where(DatasetVersion.dataset_id == dataset.id)
+    if (session.scalar(listed) or 0) > MOST_COUNTED:
+        return None
     of_it = select(DatasetVersion.id).where(DatasetVersion.dataset_id == dataset.id)
     mine = select(VersionImage.image_id).where(VersionImage.version_id.in_(of_it))
     elsewhere = exists().where(VersionImage.image_id == Image.id, VersionImage.version_id.not_in(of_it))

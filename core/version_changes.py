@@ -4,6 +4,7 @@ Changes apply in this order: pictures removed, classes renamed and merged, pictu
 So class names to rename or merge are those of the base, and a picture is relabelled to a class of the new version.
 """
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
@@ -19,7 +20,7 @@ LARGEST_SEED = 2**31 - 1
 
 
 def _class_name(name: str) -> str:
-    name = name.strip()
+    name = unicodedata.normalize("NFC", name.strip())  # as those that are read from folders and manifests
     if not 1 <= len(name) <= 200 or not name.isprintable():
         raise ValueError("a class name has 1 to 200 printable characters")
     return name

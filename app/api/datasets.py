@@ -33,7 +33,6 @@ from core.new_version import change_version
 from core.storage import blob_key, thumbnail_key
 from core.tables import Dataset, Upload, utc_now
 from core.uploads import incoming_folder
-from core.version_diff import changes_between, version_diff
 
 router = api_router("datasets", CreatingRoute)
 KEEP_FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
@@ -132,6 +131,7 @@ def read_diff(
     version_id: str,
     session: ReadSession,
     person: Person,
+    house: TheHouse,
     paging: Pages,
     to: Annotated[
         str | None, Query(max_length=36, description="The other version; without it the newest of the dataset.")
@@ -141,8 +141,8 @@ def read_diff(
     before = datasets.find_version(session, person.id, version_id)
     newest = datasets.latest_version(session, before.dataset_id)
     after = datasets.find_version(session, person.id, to) if to is not None else newest or before
-    page = changes_between(session, before, after, limit=paging.limit, cursor=paging.cursor)
-    return diff_out(before, after, version_diff(session, before, after), page)
+    page = house.differences.page(session, before, after, limit=paging.limit, cursor=paging.cursor)
+    return diff_out(before, after, house.differences.counted(session, before, after), page)
 
 
 @router.get("/dataset-versions/{version_id}")

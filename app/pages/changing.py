@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from app.dependencies import Person, ReadSession, WriteSession
+from app.dependencies import Person, ReadSession, TheHouse, WriteSession
 from app.pages.forms import see_other
 from app.reasons import ISSUES
 from app.templating import View, render
@@ -21,7 +21,7 @@ from core.new_version import change_version
 from core.paging import Page
 from core.tables import Dataset, DatasetVersion, VersionImage, VersionIssue
 from core.version_changes import VersionChanges
-from core.version_diff import Change, VersionDiff, changes_between, version_diff
+from core.version_diff import Change, VersionDiff
 
 router = APIRouter(prefix="/datasets", include_in_schema=False)
 SHOWN = 24
@@ -54,6 +54,15 @@ class IssuesView(View):
     issues: Page[VersionIssue]
     places: Mapping[str, VersionImage]
     next_address: str | None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Which two versions: without `after` the newest, without `before` the one that it was made from."""
+
+    before: int | None = None
+    after: int | None = None
+    cursor: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,19 +105,19 @@ def show_diff(
     request: Request,
     session: ReadSession,
     person: Person,
+    house: TheHouse,
     dataset_id: str,
-    before: int | None = None,
-    after: int | None = None,
-    cursor: str = "",
+    asked: Annotated[Compared, Depends()],
 ) -> Response:
-    """What became different from one version (by default the base of the other) to another (by default the newest)."""
+    """What became different from one version to another."""
     dataset = datasets.find_dataset(session, person.id, dataset_id)
-    new = _numbered(session, dataset, after)
-    old = _numbered(session, dataset, before) if before is not None else _base(session, dataset, new)
-    page = changes_between(session, old, new, limit=SHOWN, cursor=cursor or None)
+    new = _numbered(session, dataset, asked.after)
+    old = _numbered(session, dataset, asked.before) if asked.before is not None else _base(session, dataset, new)
+    page = house.differences.page(session, old, new, limit=SHOWN, cursor=asked.cursor or None)
     address = _next(f"/datasets/{dataset.id}/diff", page.next_cursor, before=old.number, after=new.number)
     versions = catalog.list_versions(session, dataset.id, catalog.Wish(limit=50)).items
-    return render(request, DiffView(dataset, old, new, versions, version_diff(session, old, new), page, address))
+    counted = house.differences.counted(session, old, new)
+    return render(request, DiffView(dataset, old, new, versions, counted, page, address))
 
 
 def _next(path: str, cursor: str | None, **query: Any) -> str | None:

@@ -145,8 +145,7 @@ class DeleteView(View):
     nav = "datasets"
     dataset: Dataset
     runs: int
-    pictures: int
-    picture_bytes: int
+    freed: tuple[int, int] | None  # pictures and their bytes; None: too many to count
 
 
 @router.get("")
@@ -317,7 +316,7 @@ def ask_delete(request: Request, session: ReadSession, person: Person, dataset_i
     """What would go, before it goes."""
     dataset = find_dataset(session, person.id, dataset_id)
     count = session.scalar(select(func.count()).select_from(Run).where(Run.dataset_id == dataset.id)) or 0
-    return render(request, DeleteView(dataset, count, *bytes_to_free(session, dataset)))
+    return render(request, DeleteView(dataset, count, bytes_to_free(session, dataset)))
 
 
 @router.post("/{dataset_id}/delete")

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 from pydantic import ValidationError
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from core import datasets
@@ -13,7 +13,7 @@ from core.errors import Conflict, InputInvalid
 from core.new_version import change_version, fingerprints
 from core.tables import DatasetVersion, Image, Split, VersionImage
 from core.version_changes import MOST_PICKED, VersionChanges
-from core.version_diff import changes_between, version_diff
+from core.version_diff import Differences
 from tests.core.rows import person, version
 
 pytestmark = pytest.mark.both_databases
@@ -213,6 +213,7 @@ def test_two_changes_at_once_become_two_numbers(database: Database) -> None:
 
 
 def test_a_difference_names_every_picture_once_and_counts_them(database: Database) -> None:
+    differences = Differences()
     with database.write() as session:
         base = version(session, person(session), classes=3, each=10)
         mine = ids(session, base, "class 0")
@@ -224,14 +225,14 @@ def test_a_difference_names_every_picture_once_and_counts_them(database: Databas
             relabel=[{"image_ids": [mine[2]], "class_name": "class 1"}],
             rename={"class 2": "third"},
         )
-        there = version_diff(session, base, new)
+        there = differences.counted(session, base, new)
         assert there.counts == {"added": 0, "removed": 1, "relabelled": 11, "moved": 2, "regrouped": 0}
         assert (there.classes_added, there.classes_removed) == (["third"], ["class 2"])
-        back = version_diff(session, new, base)
+        back = differences.counted(session, new, base)
         assert back.counts == {"added": 1, "removed": 0, "relabelled": 11, "moved": 2, "regrouped": 0}
         seen, cursor = [], None
         while True:
-            page = changes_between(session, base, new, limit=3, cursor=cursor)
+            page = differences.page(session, base, new, limit=3, cursor=cursor)
             seen += page.items
             if (cursor := page.next_cursor) is None:
                 break
@@ -243,7 +244,24 @@ def test_a_difference_names_every_picture_once_and_counts_them(database: Databas
         assert both.after is not None
         assert (both.before.class_name, both.after.class_name) == ("class 0", "class 1")
         assert (both.before.split, both.after.split) == (Split.TRAIN, Split.VALIDATION)
-        assert version_diff(session, base, base).is_empty
+        assert differences.counted(session, base, base).is_empty
+
+
+def test_differences_that_were_found_are_kept_the_latest_longest(database: Database) -> None:
+    differences = Differences(most_kept=2100)
+    with database.write() as session:
+        base = version(session, person(session), each=20)
+        mine = ids(session, base, "class 0")
+        others = [made(session, base, remove=[one]) for one in mine[:3]]
+        expected = {"added": 0, "removed": 1, "relabelled": 0, "moved": 0, "regrouped": 0}
+        for _ in range(2):
+            assert [differences.counted(session, base, one).counts for one in others] == [expected] * 3
+        assert list(differences._known) == [(base.id, one.id) for one in others[1:]]
+        session.execute(
+            delete(VersionImage).where(VersionImage.version_id == base.id)
+        )  # so that a pass would find nothing
+        assert differences.counted(session, base, others[2]).counts == expected
+        assert [one.after for one in differences.page(session, others[2], others[1]).items] != []
 
 
 def test_changes_that_change_nothing_make_no_version(database: Database) -> None:

@@ -17,6 +17,7 @@ from core import batch_predictions, catalog, datasets, issues, label_desk, model
 from core.catalog import PredictionWish, Wish
 from core.database import Database
 from core.tables import DatasetVersion, LabelCheck, Run, Split, TrainedModel, utc_now
+from core.version_diff import Differences
 from tests.core.many_rows import BATCH, CHECK, DATASET, GROUP, MANY, MODEL, OWNER, RUN, UPLOAD, VALUES, VERSION, fill
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -62,9 +63,9 @@ def _check(session: Session) -> LabelCheck:
     return session.get_one(LabelCheck, CHECK)
 
 
-def _second_page(listed: Callable[[Session, str | None], catalog.Page[Any]]) -> Asked:
+def _second_page(listed: Callable[[Session, str | None], catalog.Page[Any]], *, few: int = 2_500) -> Asked:
     """The page after the first: where paging by offset would read again what was shown."""
-    return Asked(lambda session: listed(session, listed(session, None).next_cursor))
+    return Asked(lambda session: listed(session, listed(session, None).next_cursor), few=few)
 
 
 ASKED: dict[str, Asked] = {
@@ -139,6 +140,12 @@ ASKED: dict[str, Asked] = {
     "issues": _second_page(lambda session, cursor: issues.list_issues(session, _version(session), cursor=cursor)),
     "issues of a kind": _second_page(
         lambda session, cursor: issues.list_issues(session, _version(session), kind="leaks", cursor=cursor)
+    ),
+    "differences": _second_page(
+        lambda session, cursor: Differences().page(
+            session, _version(session), session.get_one(DatasetVersion, "v-0000700"), cursor=cursor
+        ),
+        few=2 * MANY,  # versions side by side: every picture of them once, and never more
     ),
     "label doubts": _second_page(
         lambda session, cursor: label_desk.doubts(session, _version(session), _check(session), cursor=cursor)

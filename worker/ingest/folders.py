@@ -92,11 +92,12 @@ _NOT_PICTURES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a picture belongs; `split` is None where nobody said."""
+    """Where a picture belongs; `split` is None where nobody said. `keeps_split`: although others of its group are elsewhere."""
 
     class_name: str
     split: Split | None = None
     group: str | None = None
+    keeps_split: bool = False
 
 
 def is_split(level: str) -> bool:

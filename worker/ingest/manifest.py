@@ -1,8 +1,10 @@
-"""A CSV manifest `filename,class_name[,split][,group]` at the top of the tree overrides the folders.
+"""A CSV manifest `filename,class_name[,split][,group][,keep_split]` at the top of the tree overrides the folders.
 
 "At the top" is right in the upload, or in the folder around everything. File names are relative to the manifest's own folder; where no
 such file exists, a name without folders is looked for anywhere in the upload and taken if it is unique. Pictures that the manifest does
 not list are skipped, and the receipt says so: a folder beside it (`images/`) is no class. Separators may be `,` `;` or tab.
+`yes` in `keep_split` keeps a picture in its split although others of its group are elsewhere, or its class lacks a split: exports say so,
+because a person may have made their version like that.
 """
 
 import csv
@@ -18,7 +20,6 @@ from worker.ingest.folders import LONGEST_CLASS_NAME, SPLIT_NAMES, Place
 
 LARGEST_BYTES = 50_000_000
 _REQUIRED = ("filename", "class_name")
-_KNOWN = (*_REQUIRED, "split", "group")
 
 
 @dataclass(frozen=True)
@@ -141,4 +142,5 @@ def _read_line(manifest: Manifest, names: _Names, line: int, cells: dict[str, st
         manifest.refused.append(LineRefusal(line, problem or ""))
         return
     split: Split | None = SPLIT_NAMES[split_name.lower()] if split_name else None
-    manifest.places[path] = Place(class_name, split, group)
+    keeps = split is not None and cells.get("keep_split", "").lower() == "yes"
+    manifest.places[path] = Place(class_name, split, group, keeps)

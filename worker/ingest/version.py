@@ -16,7 +16,7 @@ from core.datasets import Placed, VersionDraft, add_version, latest_version, pla
 from core.errors import UploadRejected
 from core.issues import record_issues
 from core.leases import UPLOAD_LIFE, write
-from core.splits import NOBODY_SAID, ORDER, Double, Pictures, assign_splits, find_doubles
+from core.splits import NOBODY_SAID, ORDER, Double, Ints, Pictures, assign_splits, find_doubles
 from core.tables import Dataset, Image, Outcome, ReceiptRow, Split, Upload
 from core.uploads import finish_ready, train_as_wished
 from worker.ingest.entries import Code
@@ -110,11 +110,23 @@ def _draft(
     counts = Counter(one.place.class_name for one in kept)
     check_classes(counts, most=settings.max_classes)
     guarded = guard(database, held, [_guarded(one) for one in kept], pictures, read_names=contents.manifest is None)
-    assigned = assign_splits(replace(pictures, units=guarded.units), class_names)
+    settled = pictures.settled | np.array([one.place.keeps_split for one in kept], np.bool_)
+    assigned = assign_splits(replace(pictures, units=guarded.units, settled=settled), class_names)
+    _check_kept(assigned.splits, pictures.labels, class_names)
     notes = [*_manifest_notes(contents), *assigned.notes, *guarded.notes, *_double_notes(issues), *case_twins(counts)]
     splits = (ORDER[int(split)] for split in assigned.splits)
     placed = [_placed(*one) for one in zip(kept, splits, guarded.groups, strict=True)]
     return VersionDraft(placed, notes, issues)
+
+
+def _check_kept(splits: Ints, labels: Ints, class_names: list[str]) -> None:
+    """Refuse what cannot be learned from where a manifest kept every split as it was."""
+    for number, split in enumerate(ORDER):
+        if not (splits == number).any():
+            raise UploadRejected(f"No picture is in {split.value}, and the manifest keeps every picture in its split.")
+    learned = set(labels[splits == ORDER.index(Split.TRAIN)].tolist())
+    for label in sorted(set(labels.tolist()) - learned):
+        raise UploadRejected(f'The class "{class_names[label]}" has no train picture: it could not be learned.')
 
 
 def _guarded(one: _Candidate) -> Guarded:

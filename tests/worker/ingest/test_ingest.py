@@ -284,6 +284,34 @@ def test_a_manifest_overrides_the_folders(packed: bool, person: Person) -> None:
 # doubles
 
 
+def kept_manifest(splits: list[str]) -> bytes:
+    """The eight flowers in these splits, which are kept, in turns."""
+    lines = [f"{path},{path.split('/')[0]},{splits[n % len(splits)]},one,yes" for n, path in enumerate(FLOWERS)]
+    return "\n".join(["filename,class_name,split,group,keep_split", *lines]).encode()
+
+
+def test_a_manifest_may_keep_splits_that_tear_a_group_but_not_leave_one_empty(person: Person) -> None:
+    splits = ["train", "validation", "train", "test"]
+    person.upload(FLOWERS | {"manifest.csv": kept_manifest(splits)})
+    assert [str(split) for _, split, _ in placed(person).values()] == splits * 2
+    assert {group for _, _, group in placed(person).values()} == {"one"}
+
+
+@pytest.mark.parametrize(
+    ("splits", "sentence"),
+    [
+        (["train", "validation"], "No picture is in test, and the manifest keeps every picture in its split."),
+        (
+            ["train"] * 2 + ["validation"] * 2 + ["test"] * 4,
+            'The class "tulips" has no train picture: it could not be learned.',
+        ),
+    ],
+)
+def test_splits_that_nothing_can_be_learned_from_are_not_kept(splits: list[str], sentence: str, person: Person) -> None:
+    upload = person.upload(FLOWERS | {"manifest.csv": kept_manifest(splits)})
+    assert (upload.status, upload.error) == (UploadStatus.REJECTED, sentence)
+
+
 def test_exact_duplicates_are_skipped_once(person: Person) -> None:
     upload = person.upload(FLOWERS | {"roses/zz copy.png": FLOWERS["roses/0.png"]})
     row = person.receipt(upload)["roses/zz copy.png"]

@@ -127,3 +127,14 @@ def test_a_manifest_with_a_monstrous_cell_is_rejected() -> None:
 )
 def test_a_manifest_lies_at_the_top_or_in_a_folder_around_everything(path: str, expected: bool) -> None:
     assert may_be_manifest(path, ("data", "images")) == expected
+
+
+def test_a_split_is_kept_only_where_there_is_one() -> None:
+    body = b"filename,class_name,split,keep_split\na.jpg,x,train,YES\nb.jpg,x,,yes\nc.jpg,x,test,no\n"
+    manifest = read_manifest("m.csv", body, ["a.jpg", "b.jpg", "c.jpg"], most_lines=10)
+    assert manifest is not None
+    assert {path: place.keeps_split for path, place in manifest.places.items()} == {
+        "a.jpg": True,
+        "b.jpg": False,
+        "c.jpg": False,
+    }
