@@ -10,6 +10,7 @@ Row = Sequence[str]
 _WORSE_BY = 0.005  # "equal accuracy": mean test accuracy at most this much lower, and McNemar not significantly worse
 _FULL = [20, 10]  # epochs of the guide
 _MANY_PICTURES = 10_000  # of the target for memory
+_NEAR = 0.2  # how far the time left may be off
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -236,6 +237,37 @@ def first_metric_rows(body: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def estimates_rows(body: dict[str, Any]) -> list[Row]:
+    """Estimates against real durations, then the time left against what was really left."""
+    rows: list[Row] = [
+        (
+            "set, preset",
+            "earlier runs",
+            "estimated, s",
+            "real, s",
+            "error",
+            "times left said",
+            "within 20 %",
+            "median error",
+        )
+    ]
+    errors: list[float] = []
+    for key, part in body["parts"].items():
+        name, preset, seed = key.rsplit("/", 2)
+        error = part["estimate_s"] / part["real_s"] - 1
+        errors.append(abs(error))
+        off = [abs(one["said"] / one["real"] - 1) for one in part["left"]]
+        told = ("", "", "")
+        if off:
+            near = sum(one <= _NEAR for one in off)
+            told = (str(len(off)), f"{100 * near / len(off):.0f} %", f"{100 * statistics.median(off):.0f} %")
+        seconds = (f"{part['estimate_s']:.0f}", f"{part['real_s']:.0f}", f"{100 * error:+.0f} %")
+        rows.append((f"{name}, {preset}", seed, *seconds, *told))
+    if errors:
+        rows.append(("median of all", "", "", "", f"{100 * statistics.median(errors):.0f} %", "", "", ""))
+    return rows
+
+
 def memory_rows(body: dict[str, Any]) -> list[Row]:
     """Memory of a large run."""
     rows: list[Row] = [
@@ -287,6 +319,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[Row]]]] = {
     "pipeline": ("The input pipeline", pipeline_rows),
     "extraction": ("Feature extraction", extraction_rows),
     "first_metric": ("Time to the first metric", first_metric_rows),
+    "estimates": ("Estimates and the time left", estimates_rows),
     "memory": ("Memory", memory_rows),
     "presets": ("What the settings are worth", presets_rows),
 }

@@ -29,9 +29,9 @@ def main() -> None:
     record = Record("first_metric", arguments, settings)
     if arguments.fresh or f"warm/{runs - 1}" not in record.body["parts"]:
         with tempfile.TemporaryDirectory(prefix="thaw-bench-") as where:
-            joined = _joined(Path(where) / "joined", folders, most)
+            pictures = joined(Path(where) / "joined", folders, most)
             with running_house(Path(where) / "house") as house:
-                dataset, _ = upload(house, joined)
+                dataset, _ = upload(house, pictures)
                 time.sleep(BREATH)
                 record.put("first", _timed(house, dataset, arguments.preset, 1000))
                 for number in range(runs):
@@ -40,7 +40,7 @@ def main() -> None:
     print(table(first_metric_rows(record.body)))
 
 
-def _joined(folder: Path, folders: list[Path], most: int | None) -> Path:
+def joined(folder: Path, folders: list[Path], most: int | None) -> Path:
     """The pictures as one folder of class folders, already split, by links."""
     pictures = read_set(folders, 0, most=most)
     for path, label, split in zip(pictures.paths, pictures.labels, pictures.splits, strict=True):

@@ -1,4 +1,7 @@
-"""Named starting points for a run. A run's config is merged over its preset (`core.training_config.merged`)."""
+"""Named starting points for a run. A run's config is merged over its preset (`core.training_config.merged`).
+
+Where every number of a textbook's recipe comes from, and where Thaw departs from it, stands in docs/recipes.md.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -99,25 +102,25 @@ def _textbook(*phases: FrozenPhase | FineTunePhase, head: Head, **settings: Any)
 
 
 _NO_AUGMENTATION = Augmentation(horizontal_flip=False, rotation_degrees=0.0)
-# ImageDataGenerator's shear_range=0.2 is an angle in degrees
+# ImageDataGenerator's shear_range=0.2 is an angle in degrees; it draws a zoom for each axis, the layer here one for both
 _AS_CHOLLET_AUGMENTS = Augmentation(
     rotation_degrees=40.0, shift=(0.2, 0.2), shear_degrees=0.2, zoom=0.2, fill_mode="nearest"
 )
 _LIVE: dict[str, Any] = {"features": "live", "keep": "last"}
 
-# https://keras.io/guides/transfer_learning/ (the end-to-end example: cats and dogs)
+# https://keras.io/guides/transfer_learning/ (the end-to-end example: cats and dogs), as it was with its 20 and 10 epochs and batches
+# of 32; today's page runs 2 and 1 epochs of 64 pictures and still speaks of ten.
 _KERAS_GUIDE = _textbook(
     FrozenPhase(epochs=20, optimizer=Optimizer(learning_rate=0.001), **_LIVE),
     FineTunePhase(epochs=10, optimizer=Optimizer(learning_rate=1e-5), **_LIVE),
     head=Head(dropout=0.2, binary=True),
     backbone="xception",
     image_size=(150, 150),
-    batch_size=64,
     augmentation=Augmentation(rotation_degrees=36.0),
 )
 
-# Aurelien Geron, Hands-On Machine Learning, 2nd edition, chapter 14. Without augmentation a frozen phase on stored features is the same
-# mathematics as in the loop, so they are stored.
+# Aurelien Geron, Hands-On Machine Learning, 2nd edition, chapter 14; the 40 epochs are its notebook's. Without augmentation a frozen
+# phase on stored features is the same mathematics as in the loop, so they are stored.
 _FLOWERS = _textbook(
     FrozenPhase(
         epochs=5,
@@ -135,7 +138,8 @@ _FLOWERS = _textbook(
     backbone="xception",
 )
 
-# The same book, chapter 11: "Transfer Learning with Keras", with a small convolutional network for the book's dense one
+# The same book, chapter 11: "Transfer Learning with Keras", with a small convolutional network for the book's dense one. The frozen
+# epochs are compiled with "sgd", whose rate is 0.01.
 _REUSE = _textbook(
     FrozenPhase(epochs=4, keep="last", optimizer=Optimizer(name="sgd", learning_rate=0.01)),
     FineTunePhase(epochs=16, optimizer=Optimizer(name="sgd", learning_rate=1e-4), **_LIVE),
@@ -145,7 +149,7 @@ _REUSE = _textbook(
     image_size=(28, 28),
 )
 
-# Laurence Moroney, Convolutional Neural Networks in TensorFlow, transfer learning
+# Laurence Moroney, Convolutional Neural Networks in TensorFlow, transfer learning; "nearest" is ImageDataGenerator's own fill
 _MIXED7 = _textbook(
     FrozenPhase(epochs=20, steps_per_epoch=100, optimizer=Optimizer(name="rmsprop", learning_rate=0.0001), **_LIVE),
     head=Head(pooling="flatten", hidden_units=(1024,), dropout=0.2, binary=True),
@@ -156,8 +160,8 @@ _MIXED7 = _textbook(
     augmentation=_AS_CHOLLET_AUGMENTS,
 )
 
-# Francois Chollet, Deep Learning with Python, chapter 5. The book's loop freezes block5_conv1 before it breaks, so block5_conv2 is
-# the first to learn.
+# After Francois Chollet, Deep Learning with Python, 1st edition, section 5.3, in the form that is taught with 1e-4 and twice 30 epochs,
+# whose loop freezes block5_conv1 before it breaks, so that block5_conv2 is the first to learn (docs/recipes.md).
 _BLOCK5 = _textbook(
     FrozenPhase(epochs=30, steps_per_epoch=100, optimizer=Optimizer(name="rmsprop", learning_rate=1e-4), **_LIVE),
     FineTunePhase(

@@ -124,11 +124,20 @@ class PhaseRun:
         if state.phase_epoch:
             self.learner.restore(groups, state.phase_epoch)
             self._best = in_order(groups["best"])
+        self._trace_judging()
         progress = self._progress()
         while state.phase_epoch < phase.epochs and not stopped_early(state, phase):
             self._epoch(progress)
         kept = self._best if phase.keep == "best" else self.learner.kept()
         assign(self.learner.variables, kept)
+
+    def _trace_judging(self) -> None:
+        """Judge one picture for nothing: else the first validation had tracing in it, and the time left would count it every epoch."""
+        started = time.monotonic()
+        first = np.arange(min(1, len(self._work.labels("validation"))))
+        if len(first):
+            self.learner.judge(self._setup.validation.fetch(first, 0), self._work.labels("validation")[first])
+        self._state.seconds += time.monotonic() - started
 
     def _epoch(self, progress: Progress) -> None:
         state = self._state

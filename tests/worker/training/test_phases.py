@@ -12,6 +12,7 @@ from core.errors import ConfigInvalid
 from tests.worker.training.run_folders import make_run_folder, read_images, write_images
 from tests.worker.training.workplaces import Opened, open_run
 from worker.training import logistic_phase
+from worker.training.learner import Learner
 from worker.training.ledger import every_variable
 from worker.training.orders import Cancelled
 from worker.training.phases import class_weights, plan_epoch
@@ -126,6 +127,28 @@ def test_options_of_a_phase_change_the_curve(tmp_path: Path, plain_end: Any, cha
 def plain_end(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The last epoch of two phases with no options."""
     return _run(tmp_path_factory.mktemp("plain") / "run", FROZEN, TUNE).curve[-1]
+
+
+def test_judging_is_traced_before_the_first_epoch_so_that_the_time_left_does_not_count_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, int]] = []
+    judge, train = Learner.judge, Learner.train
+
+    def judging(learner: Learner, x: Any, labels: Any) -> Any:
+        calls.append(("judge", len(labels)))
+        return judge(learner, x, labels)
+
+    def training(learner: Learner, batches: Any) -> Any:
+        calls.append(("train", batches.pictures))
+        return train(learner, batches)
+
+    monkeypatch.setattr(Learner, "judge", judging)
+    monkeypatch.setattr(Learner, "train", training)
+    opened = _run(tmp_path / "run", FROZEN)
+    assert calls[0] == ("judge", 1)
+    assert calls[1][0] == "train"
+    assert opened.ledger.state.results[0]["seconds"] > sum(event["seconds"] for event in opened.ledger.state.history)
 
 
 def test_early_stopping_ends_a_phase_that_no_longer_gets_better(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ SLOW_LIVE = {"kind": "frozen", "features": "live", "steps_per_epoch": 150}
 class Trainer:
     """A trainer process and what it says."""
 
-    def __init__(self, *arguments: str | Path, **environment: str) -> None:
+    def __init__(self, *arguments: str | Path, most_memory: int | None = None, **environment: str) -> None:
         command = [sys.executable, "-m", "worker.training", *map(str, arguments)]
+        if most_memory is not None:  # bytes of address space
+            command = ["prlimit", f"--as={most_memory}", *command]
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -81,8 +83,8 @@ def start() -> Iterator[Any]:
     """Start trainers that do not outlive the test."""
     started: list[Trainer] = []
 
-    def run(*arguments: str | Path, **environment: str) -> Trainer:
-        started.append(Trainer(*arguments, **environment))
+    def run(*arguments: str | Path, most_memory: int | None = None, **environment: str) -> Trainer:
+        started.append(Trainer(*arguments, most_memory=most_memory, **environment))
         return started[-1]
 
     yield run
@@ -124,8 +126,27 @@ def test_a_whole_run_leaves_what_the_contract_names(tmp_path: Path, start: Any) 
     assert np.mean([row["true_label"] == row["predicted_label"] for row in mine]) == result["summary"]["test_accuracy"]
 
 
-def test_a_trainer_killed_in_the_middle_of_an_epoch_goes_on_with_the_same_curve(tmp_path: Path, start: Any) -> None:
-    config = {"phases": [{**SLOW_LIVE, "epochs": 4}]}
+HEAD = {"kind": "frozen", "epochs": 1}
+TUNE = {"kind": "fine_tune", "epochs": 3, "ema_decay": 0.9, "schedule": {"name": "cosine", "warmup_epochs": 1}}
+
+
+@pytest.mark.parametrize(
+    "phases",
+    [
+        pytest.param([{**SLOW_LIVE, "epochs": 4}], id="frozen"),
+        pytest.param([HEAD, {**TUNE, "features": "live", "steps_per_epoch": 150}], id="fine-tune"),
+        pytest.param(
+            [HEAD, {**TUNE, "views": 2, "unfreeze_from": "block2_conv", "steps_per_epoch": 4000}],
+            id="fine-tune on stored activations",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_trainer_killed_in_the_middle_of_an_epoch_goes_on_with_the_same_curve(
+    tmp_path: Path, start: Any, phases: list[dict[str, Any]]
+) -> None:
+    """The same to the last bit, whichever phase it was in: no tolerance."""
+    config = {"phases": phases, "head": {"dropout": 0.3}}
     whole = start(make_run_folder(tmp_path / "whole", config))
     whole.until("epoch", 4)
     whole.process.kill()
@@ -137,7 +158,8 @@ def test_a_trainer_killed_in_the_middle_of_an_epoch_goes_on_with_the_same_curve(
     second = start(make_run_folder(tmp_path / "second", config, checkpoints=[str(tmp_path / "first" / "checkpoints")]))
     second.until("epoch", 4)
     # a busy machine may hear of the second epoch's end when the third is over
-    assert second.heard[0]["resumed_from"] in {"00-000002-epoch", "00-000003-epoch"}
+    resumed = {f"{len(phases) - 1:02d}-{epoch:06d}-epoch" for epoch in (2, 3)}
+    assert second.heard[0]["resumed_from"] in resumed
     assert second.curve == whole.curve
 
 
@@ -149,6 +171,62 @@ def test_cancel_ends_a_run_within_five_seconds(tmp_path: Path, start: Any) -> No
     assert trainer.end() == 3
     assert time.monotonic() - said < 5
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+LARGE = {
+    "backbone": "efficientnet_lite0",
+    "image_size": [224, 224],
+    "phases": [
+        {"kind": "frozen", "epochs": 100, "optimizer": {"name": "lbfgs"}},
+        {"kind": "fine_tune", "epochs": 50, "features": "live", "steps_per_epoch": 2},
+    ],
+}
+MOMENTS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "building the network": lambda event: event["event"] == "started",
+    "computing features": lambda event: event.get("message") == "Computing features",
+    "looking for the strength": lambda event: event["event"] == "log" and "eatures" in event["message"],
+    "a step of the head": lambda event: event["event"] == "epoch",
+    "tracing a large phase": lambda event: event["event"] == "layers" and event["phase_index"] == 1,
+    "a step of everything": lambda event: event["event"] == "epoch" and event["phase"] == "fine_tune",
+    "the export and its check": lambda event: event.get("phase") == "export",
+    "the judgement": lambda event: event.get("phase") == "evaluate",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("later", [0.0, 4.0])
+def test_cancel_ends_a_large_network_within_five_seconds_whatever_it_does(
+    tmp_path: Path, start: Any, moment: str, later: float
+) -> None:
+    """`later`: seconds after the moment began, well inside a trace, an export or its check."""
+    config = LARGE
+    if moment in {"the export and its check", "the judgement"}:
+        config = {**LARGE, "phases": [{**phase, "epochs": 1} for phase in LARGE["phases"]]}
+    counts = {"train": 40, "validation": 4, "test": 20}
+    trainer = start(make_run_folder(tmp_path / "run", config, counts=counts), "--supervised")
+    assert any(MOMENTS[moment](event) for event in trainer.events()), trainer.complaint()
+    time.sleep(later)
+    said = time.monotonic()
+    trainer.say("cancel")
+    assert trainer.end() == 3
+    assert time.monotonic() - said < 5
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_real_lack_of_memory_is_a_failed_event_with_advice(tmp_path: Path, start: Any) -> None:
+    phase = {"kind": "fine_tune", "features": "live", "epochs": 1}
+    config = {"image_size": [1024, 1024], "batch_size": 96, "phases": [phase]}
+    folder = make_run_folder(tmp_path / "run", config, counts={"train": 33, "validation": 1, "test": 1})
+    trainer = start(folder, most_memory=6 * 10**9)
+    assert trainer.end() == 5, trainer.complaint()
+    failed = trainer.heard[-1]
+    assert (failed["event"], failed["kind"]) == ("failed", "out_of_memory")
+    assert "more memory than there is" in failed["message"]
+    assert "smaller batch" in failed["advice"]
 
 
 def test_drain_keeps_the_last_checkpoint_and_ends_with_four(tmp_path: Path, start: Any) -> None:
