@@ -3,8 +3,10 @@
 import argparse
 import errno
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ from worker.training.orders import CANCELLED, DRAINED, Cancelled, Drained, Order
 from worker.training.run_folder import read_run_folder
 
 SUCCEEDED, FAILED = 0, 5
+_TEMPORARY: list[Path] = []  # folder of this run's temporary files, once there is a run
 
 _ADVICE = {
     "out_of_memory": "Use a smaller batch size or smaller pictures; the run is tried once more with half the batch.",
@@ -85,6 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(path: Path, speaker: Speaker, orders: Orders, *, label_errors: bool) -> None:
     folder = read_run_folder(path)
+    _own_temporary_files(folder.path)
     pictures = DecodedPictures(folder, orders)
     # Short turns while TensorFlow is imported: each decoding thread asks for the interpreter many times a picture.
     interval = sys.getswitchinterval()
@@ -93,6 +97,13 @@ def _run(path: Path, speaker: Speaker, orders: Orders, *, label_errors: bool) ->
     story = _import_label_errors().find_label_errors if label_errors else _import_train().train
     sys.setswitchinterval(interval)
     story(folder, pictures, speaker, orders)
+
+
+def _own_temporary_files(run_folder: Path) -> None:
+    """TensorFlow writes the code it generates into files which it removes at a normal end only: here they go with the run."""
+    _TEMPORARY.append(run_folder / "tmp")
+    _TEMPORARY[-1].mkdir(exist_ok=True)
+    tempfile.tempdir = str(_TEMPORARY[-1])
 
 
 def _import_train() -> ModuleType:
@@ -134,6 +145,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def _leave(work: Callable[[], int]) -> None:
     """End the process without waiting for TensorFlow to take itself down."""
     code = work()
+    for one in _TEMPORARY:
+        shutil.rmtree(one, ignore_errors=True)
     sys.stderr.flush()
     os._exit(code)
 

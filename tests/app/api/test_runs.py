@@ -157,7 +157,7 @@ def test_deleting_a_run_leaves_its_model(ada: Caller, owned: Belongings, house: 
         assert session.get(Run, owned.run_id) is None
 
 
-def test_repeats_have_a_mean_and_a_spread(ada: Caller, bob: Caller, owned: Belongings) -> None:
+def test_repeats_have_a_mean_and_a_spread(house: House, ada: Caller, bob: Caller, owned: Belongings) -> None:
     wish = {"dataset_version_id": owned.version_id, "preset": "quick", "repeats": 3}
     group_id = ada.client.post("/api/v1/runs", json=wish).json()["group_id"]
     found = ada.client.get(f"/api/v1/runs/groups/{group_id}").json()
@@ -165,3 +165,9 @@ def test_repeats_have_a_mean_and_a_spread(ada: Caller, bob: Caller, owned: Belon
     assert found["test_accuracy"]["count"] == 0
     assert found["test_accuracy"]["mean"] is None
     assert bob.client.get(f"/api/v1/runs/groups/{group_id}").status_code == 404
+    with house.database.write() as session:
+        for run, score in zip(found["runs"], (0.8, 0.86, 0.92), strict=True):
+            session.get_one(Run, run["id"]).test_accuracy = score
+    told = ada.client.get(f"/api/v1/runs/groups/{group_id}").json()["test_accuracy"]
+    assert (told["count"], told["mean"], told["deviation"]) == (3, pytest.approx(0.86), pytest.approx(0.06))
+    assert told["interval"] == [pytest.approx(0.711, abs=1e-3), 1.0]

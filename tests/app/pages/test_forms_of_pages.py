@@ -63,6 +63,30 @@ def test_repeats_make_a_group_of_runs(browser: TestClient, furnished: Furnished)
     assert browser.get(answer.headers["location"]).text.count("#3</a>") == 1
 
 
+def test_the_page_of_a_group_of_repeats_says_mean_spread_and_interval(
+    browser: TestClient, furnished: Furnished
+) -> None:
+    answer = browser.post("/runs", data={"version_id": furnished.version, "preset": "quick", "repeats": "3"})
+    group = answer.headers["location"].removeprefix("/runs?group_id=")
+    assert "None of 3 runs has a test score yet" in browser.get(answer.headers["location"]).text
+    database = open_database(furnished.settings)
+    told = []
+    for score in (0.8, 0.86, 0.92):
+        with database.write() as session:
+            waiting = session.scalars(
+                select(Run).where(Run.group_id == group, Run.test_accuracy.is_(None)).order_by(Run.id)
+            )
+            waiting.first().test_accuracy = score  # type: ignore[union-attr]
+        text = browser.get(answer.headers["location"]).text
+        told.append(re.sub(r"<[^>]+>", "", text.partition('id="repeats-h"')[2].partition("</section>")[0]))
+    database.close()
+    assert "of 1 of 3 runs: 80.0 %" in told[0]
+    assert "a second finished run gives the spread" in told[0]
+    # Student's t with two degrees of freedom: 86 +- 4.3027 * 6 / sqrt(3)
+    for words in ("of 3 of 3 runs: 86.0 %", "71.1", "standard deviation 6.0 points", "lowest 80.0, highest 92.0 %"):
+        assert words in told[2], told[2]
+
+
 @pytest.mark.parametrize("repeats", ["0", "51", "many", ""])
 def test_a_wrong_number_of_repeats_is_said_at_its_field(
     browser: TestClient, furnished: Furnished, repeats: str

@@ -46,6 +46,8 @@ def test_every_backbone_builds_at_its_smallest_size_with_the_same_layers_and_var
     model = build_backbone(backbone_id, image_size=backbone.minimum_image_size, weights="none", seed=0)
     assert tuple(layer.name for layer in model.layers[1:]) == backbone.layers
     assert model.count_params() == backbone.parameters
+    for name in backbone.cut_layers:  # even then something is left for pooling
+        assert min(model.get_layer(name).output.shape[1:3]) >= 1, name
     forms = {"plain": model, "folded": fold(model)} if backbone.folded_batch_norms else {"plain": model}
     for form, network in forms.items():
         listed = [

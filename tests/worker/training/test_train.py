@@ -99,8 +99,11 @@ def start() -> Iterator[Any]:
 def test_a_whole_run_leaves_what_the_contract_names(tmp_path: Path, start: Any) -> None:
     phases = [{"kind": "frozen", "epochs": 2}, {"kind": "fine_tune", "epochs": 1, "unfreeze_from": "block3_conv"}]
     path = make_run_folder(tmp_path / "run", {"phases": phases})
-    trainer = start(path)
+    (tmp_path / "temporary").mkdir()
+    trainer = start(path, TMPDIR=str(tmp_path / "temporary"))
     assert trainer.end() == 0, trainer.complaint()
+    assert not list((tmp_path / "temporary").iterdir())
+    assert not (path / "tmp").exists()
     kinds = [event["event"] for event in trainer.heard]
     assert kinds[0] == "started"
     assert trainer.heard[0]["resumed_from"] is None
