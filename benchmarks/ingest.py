@@ -1,12 +1,15 @@
 """How fast an upload is ingested, beside plain Pillow decoding of the same files by as many processes; and how much memory it takes.
 
-    python -m benchmarks ingest ../shared/data/dev_sample/flowers5 --count 2000
-    python -m benchmarks ingest ../shared/data/dev_sample/flowers5 --count 200 --megapixels 6
+    python -m benchmarks ingest ../shared/data/dev_sample/flowers5
+    python -m benchmarks ingest ../shared/data/dev_sample/flowers5 --megapixels 0.05 0.1 0.2 0.5 1 2 6 --seconds 4 --rounds 3
     python -m benchmarks ingest --memory 100000
 
-Every JPEG picture below the folder is repeated with a comment of its own in it, so that no two files are the same and each costs
-the same to decode. The ingest is the real one: archive, checks, thumbnails, storage, receipt, splits, dataset version. `--memory`
-ingests so many tiny pictures and says the highest memory of the ingesting process and of its checkers, read ten times a second.
+The pictures are cut and turned out of the JPEG photographs below the folder, every one differently, and brought to each size that is
+asked for, with noise like a sensor's, so that their bytes are as many as a camera's; without `--megapixels` they are the files as they
+are. The ingest is the real one: archive, checks, thumbnails, storage, receipt, near duplicates, splits, dataset version, and the start of
+its processes; those of plain decoding are warm. Rounds of both take turns. The ratio of processor seconds is the one to read where
+others use the machine, too. `--memory` ingests so many tiny pictures and says the highest memory of the
+ingesting process and of its checkers, read ten times a second.
 """
 
 import argparse
@@ -15,6 +18,7 @@ import io
 import multiprocessing
 import os
 import resource
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -44,26 +48,30 @@ def with_comment(body: bytes, number: int) -> bytes:
 
 
 def photographs(folder: Path, count: int, megapixels: float | None) -> Iterator[tuple[str, bytes]]:
-    """Class folder and name, and bytes, of `count` different files; enlarged to what a camera makes where that is asked for."""
+    """Class folder and name, and bytes, of `count` different files, or of as many as there are without `megapixels`."""
     found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in {".jpg", ".jpeg"}]
     if not found:
         sys.exit(f"There are no JPEG pictures below {folder}.")
-    if megapixels:
-        found = found[:: max(1, len(found) // 40)]
-    bodies = [enlarged(path, megapixels) if megapixels else None for path in found]
-    for number in range(count):
-        path, body = found[number % len(found)], bodies[number % len(found)]
-        yield f"{path.parent.name}/{number:07}.jpg", with_comment(body or path.read_bytes(), number)
+    chance = np.random.default_rng(1)
+    chance.shuffle(found)  # type: ignore[arg-type]
+    for number in range(count if megapixels else min(count, len(found))):
+        path = found[number % len(found)]
+        body = resized(path, megapixels, chance) if megapixels else path.read_bytes()
+        yield f"{path.parent.name}/{number:07}.jpg", body
 
 
-def enlarged(path: Path, megapixels: float) -> bytes:
-    """The picture at another size, with noise like a sensor's, so that its bytes are as many as a camera's."""
+def resized(path: Path, megapixels: float, chance: np.random.Generator) -> bytes:
+    """Seven tenths of each side of the picture, perhaps turned, at another size, with a little noise."""
     with Image.open(path) as image:
-        factor = (megapixels * 1e6 / (image.width * image.height)) ** 0.5
-        large = np.asarray(image.convert("RGB").resize((round(image.width * factor), round(image.height * factor))))
-    noise = np.random.default_rng(1).normal(0, 4, large.shape[:2])[:, :, np.newaxis]
+        left, top = (float(chance.uniform(0, 0.3 * side)) for side in image.size)
+        box = (left, top, left + 0.7 * image.width, top + 0.7 * image.height)
+        factor = (megapixels * 1e6 / (0.49 * image.width * image.height)) ** 0.5
+        size = (round(0.7 * image.width * factor), round(0.7 * image.height * factor))
+        cut = image.convert("RGB").resize(size, Image.Resampling.BICUBIC, box=box)
+    turned = np.asarray(cut.transpose(Image.Transpose(int(chance.integers(7)))), np.float32)
+    noise = chance.normal(0, 2, turned.shape[:2])[:, :, np.newaxis]
     out = io.BytesIO()
-    Image.fromarray(np.clip(large + noise, 0, 255).astype(np.uint8)).save(out, "JPEG", quality=90)
+    Image.fromarray(np.clip(turned + noise, 0, 255).astype(np.uint8)).save(out, "JPEG", quality=90)
     return out.getvalue()
 
 
@@ -75,13 +83,13 @@ def tiny_pictures(count: int) -> Iterator[tuple[str, bytes]]:
         yield f"class {number % 10}/{number:07}.jpg", with_comment(out.getvalue(), number)
 
 
-def plain_rate(files: list[Path], processes: int) -> tuple[float, float]:
-    """Pictures per second, and processor seconds per picture, by plain decoding; the processes are warm."""
+def plain_cost(files: list[Path], processes: int) -> tuple[float, float]:
+    """Seconds, and processor seconds, of plain decoding; the processes are warm."""
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         pool.map(decode, [str(path) for path in files[: 8 * processes]])
         began = time.monotonic()
         used = sum(pool.map(decode, [str(path) for path in files], chunksize=16))
-        return len(files) / (time.monotonic() - began), used / len(files)
+        return time.monotonic() - began, used
 
 
 def processor_seconds() -> float:
@@ -131,22 +139,34 @@ def ingested(settings: Settings, pictures: Iterator[tuple[str, bytes]], scratch:
     return seconds, used
 
 
-def compare(folder: Path, count: int, processes: int, megapixels: float | None) -> None:
-    """Print both rates and their ratio."""
+def compare(folder: Path, count: int, megapixels: float | None, given: argparse.Namespace) -> None:
+    """Print a line of the table: both costs of a picture and their ratios, over all rounds."""
     with tempfile.TemporaryDirectory(prefix="thaw-bench-") as name:
         scratch = Path(name)
-        files = []
-        for number, (_, body) in enumerate(photographs(folder, count, megapixels)):
-            files.append(scratch / f"{number}.jpg")
+        files, pixels = [], 0
+        for number, (path, body) in enumerate(photographs(folder, count, megapixels)):
+            files.append(scratch / f"{number}-{path.replace('/', '-')}")
             files[-1].write_bytes(body)
-        plain, plain_cost = plain_rate(files, processes)
-        settings = Settings(data_dir=scratch / "data", ingest_processes=processes)
-        seconds, used = ingested(settings, photographs(folder, count, megapixels), scratch)
-    rate, cost = count / seconds, used / count
-    print(f"{folder.name}: {count} pictures, {processes} processes")
-    print(f"  plain decoding  {plain:8.1f} pictures/s, {plain_cost * 1000:6.2f} ms of a processor each")
-    print(f"  ingest          {rate:8.1f} pictures/s, {cost * 1000:6.2f} ms of a processor each")
-    print(f"  ratio           {rate / plain:8.2f}             {plain_cost / cost:6.2f}")
+            pixels += int(np.prod(Image.open(io.BytesIO(body)).size))
+        plain, ingest = np.zeros(2), np.zeros(2)
+        for turn in range(given.rounds):
+            plain += plain_cost(files, given.processes)
+            settings = Settings(data_dir=scratch / f"data{turn}", ingest_processes=given.processes)
+            named = ((path.name.split("-", 1)[1].replace("-", "/", 1), path.read_bytes()) for path in files)
+            ingest += ingested(settings, named, scratch)
+            shutil.rmtree(settings.data_dir)
+    each = 1000 / (given.rounds * len(files))
+    (wall, used), (ratio, of_used) = ingest * each, plain / ingest
+    print(
+        f"{pixels / len(files) / 1e6:7.2f} {len(files):9} {plain[0] * each:9.2f} {wall:8.2f} {ratio:7.2f}"
+        f" {plain[1] * each:11.2f} {used:8.2f} {of_used:7.2f}",
+        flush=True,
+    )
+
+
+def enough(megapixels: float | None, seconds: float) -> int:
+    """Pictures that two processes decode in about so long."""
+    return min(20_000, max(60, round(2 * seconds / (0.009 * megapixels + 0.0002)))) if megapixels else 20_000
 
 
 def memory(count: int, processes: int) -> None:
@@ -168,13 +188,19 @@ def main() -> None:
     """Read the arguments and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="a folder with JPEG pictures")
-    parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--megapixels", type=float, help="enlarge the pictures to this, as a camera makes them")
+    parser.add_argument("--megapixels", type=float, nargs="+", default=[None], help="bring the pictures to these sizes")
+    parser.add_argument(
+        "--seconds", type=float, default=4.0, help="as many pictures as are plainly decoded in this time"
+    )
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--memory", type=int, metavar="COUNT", help="ingest COUNT tiny pictures and say the memory")
     given = parser.parse_args()
     if given.folder is not None:
-        compare(given.folder, given.count, given.processes, given.megapixels)
+        print(f"{given.folder.name}, {given.processes} processes, {given.rounds} rounds; milliseconds a picture")
+        print("     MP  pictures     plain   ingest   ratio   processor:   ingest   ratio")
+        for megapixels in given.megapixels:
+            compare(given.folder, enough(megapixels, given.seconds), megapixels, given)
     if given.memory:
         memory(given.memory, given.processes)
     if given.folder is None and not given.memory:

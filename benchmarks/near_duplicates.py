@@ -55,12 +55,12 @@ def main(arguments: list[str]) -> None:
     looks, origins, kinds = [], [], []
     for number, path in enumerate(paths):
         try:
-            image = Image.fromarray(examine(path).pixels)
+            image = examine(path).image
         except PictureRefused:
             continue
         for kind in KINDS:
             copy = image if kind == "original" else altered(image, kind, chance)
-            looks.append(look_at(np.asarray(copy)))
+            looks.append(look_at(copy))
             origins.append(number)
             kinds.append(kind)
     report(paths, looks, origins, kinds, given.show)

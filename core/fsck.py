@@ -228,8 +228,12 @@ class Fsck:
             return "It is empty."
         if self._hashes:
             body = b"".join(self._storage.stored(file.key))
-            if body[:4] != b"RIFF" or body[8:12] != b"WEBP" or int.from_bytes(body[4:8], "little") + 8 != len(body):
-                return "It is no whole WebP picture."
+            jpeg = body[:2] == b"\xff\xd8" and body[-2:] == b"\xff\xd9"
+            webp = (
+                body[:4] == b"RIFF" and body[8:12] == b"WEBP" and int.from_bytes(body[4:8], "little") + 8 == len(body)
+            )
+            if not jpeg and not webp:
+                return "It is no whole JPEG or WebP picture."
         return None
 
     def _sha256(self, key: str) -> str | None:

@@ -4,6 +4,7 @@ A key is a relative POSIX path made by us, never by a person. What is stored und
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -27,7 +28,7 @@ def blob_key(sha256: str) -> str:
 
 
 def thumbnail_key(sha256: str) -> str:
-    """Where the 240 px thumbnail of a picture lives."""
+    """Where the small picture lives: a JPEG, or a WebP of older versions of Thaw, after which the name is. See `thumbnail_type`."""
     return f"thumbnails/{sha256[:2]}/{sha256[2:4]}/{sha256}.webp"
 
 
@@ -41,6 +42,12 @@ def checked_key(key: str) -> str:
     if key.startswith("/") or not all(parts) or ".." in parts:
         raise ValueError(f"A storage key must be a plain relative path. Received: {key!r}.")
     return key
+
+
+def thumbnail_type(file: Path) -> str:
+    """Media type of a stored thumbnail: its name does not say it."""
+    with file.open("rb") as read:
+        return "image/webp" if read.read(4) == b"RIFF" else "image/jpeg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,12 +220,18 @@ def files_below(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 def _taken(source: Path, target: Path) -> bool:
     """Sync and rename a file; False where that cannot be done, as between two disks."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.stat().st_dev != target.parent.stat().st_dev:
-        return False
-    with source.open("rb") as read:
+    with source.open("rb", buffering=0) as read:
         os.fsync(read.fileno())
-    source.replace(target)
+    try:
+        try:
+            source.replace(target)
+        except FileNotFoundError:  # the folder: there nearly always, so it is not asked for first
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
     return True
 
 

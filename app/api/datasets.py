@@ -30,7 +30,7 @@ from app.version_zip import VersionZip
 from core import catalog, datasets, issues
 from core.database import after_commit
 from core.new_version import change_version
-from core.storage import blob_key, thumbnail_key
+from core.storage import blob_key, thumbnail_key, thumbnail_type
 from core.tables import Dataset, Upload, utc_now
 from core.uploads import incoming_folder
 
@@ -208,13 +208,18 @@ def list_images(
 @router.get(
     "/images/{image_id}/thumbnail",
     response_class=FileResponse,
-    responses={200: {"content": {"image/webp": {}}, "description": "At most 240 pixels, encoded by Thaw."}},
+    responses={
+        200: {
+            "content": {"image/jpeg": {}, "image/webp": {}},
+            "description": "At most 400 pixels, encoded by Thaw; WebP where an older version did.",
+        }
+    },
 )
 def thumbnail(image_id: str, session: ReadSession, person: Person, house: TheHouse) -> FileResponse:
     """The small picture; never a byte of the original."""
     image = catalog.find_image(session, person.id, image_id)
     path = house.storage.local(thumbnail_key(image.sha256))
-    return FileResponse(path, media_type="image/webp", headers=KEEP_FOR_EVER)
+    return FileResponse(path, media_type=thumbnail_type(path), headers=KEEP_FOR_EVER)
 
 
 @router.get(

@@ -32,6 +32,7 @@ from tests.app.people import belongings
 from tests.core.rows import RememberingQueue
 
 WEBP = b"RIFF" + (8).to_bytes(4, "little") + b"WEBPxxxx"
+JPEG = b"\xff\xd8 small \xff\xd9"
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -98,12 +99,15 @@ def test_a_sound_stock_has_no_trouble(stock: Stock) -> None:
 
 def test_missing_and_damaged_files_are_told_with_who_suffers_and_never_removed(stock: Stock) -> None:
     gone, changed, short, thumbnail = stock.keys[:4]
+    stock.storage.put(changed.replace("blobs", "thumbnails") + ".webp", JPEG)
+    stock.storage.put(short.replace("blobs", "thumbnails") + ".webp", JPEG[:-1])
     stock.storage.delete(gone)
     stock.storage.put(changed, b"pixture 1")
     stock.storage.put(short, b"pic")
     small = thumbnail.replace("blobs", "thumbnails") + ".webp"
     stock.storage.put(small, WEBP[:-1])
     wrong = {("missing", gone), ("damaged", changed), ("damaged", short), ("damaged", small)}
+    wrong.add(("damaged", short.replace("blobs", "thumbnails") + ".webp"))
     assert found(stock) == wrong
     troubles, looked = stock.check(repair=True, later=2 * YOUNG_SECONDS)
     assert {(one.kind.value, one.key) for one in troubles} == wrong, "nothing of it is garbage"

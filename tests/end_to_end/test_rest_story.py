@@ -211,7 +211,7 @@ def test_the_wrong_pictures_are_exactly_the_errors_of_the_matrix(house: House, t
     assert {row["filename"] for row in wrong} & set(TWINS), "one of two equal pictures under two names is wrong"
     assert [row["true_probability"] for row in wrong] == sorted(row["true_probability"] for row in wrong)
     picture = house.client.get(wrong[0]["thumbnail_url"]).raise_for_status()
-    assert picture.headers["content-type"] == "image/webp"
+    assert picture.headers["content-type"] == "image/jpeg"
 
 
 def test_the_layers_say_what_learned_in_each_phase(house: House, told: Told) -> None:

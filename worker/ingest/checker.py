@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.ingest.looks import look_at
-from worker.ingest.thumbnails import THUMBNAIL_PIXELS, thumbnail
+from worker.ingest.thumbnails import LEAST_PIXELS, shrunk, thumbnail
 from worker.training.pictures import PictureLimits, PictureRefused, examine
 
 MOST_MEMORY = (
@@ -24,12 +24,12 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
     """Decode, make the thumbnail, answer."""
     limits = PictureLimits(question["max_bytes"], question["max_pixels"])
     try:
-        picture = examine(Path(question["source"]), limits=limits, enough=THUMBNAIL_PIXELS)
+        picture = examine(Path(question["source"]), limits=limits, enough=LEAST_PIXELS)
     except PictureRefused as refused:
         return {"refused": [refused.reason.value, refused.sentence]}
-    Path(question["thumbnail"]).write_bytes(thumbnail(picture.pixels))
-    facts = picture.facts
-    look = look_at(picture.pixels, (facts.width, facts.height), Path(question["source"])).to_json()
+    small, facts = shrunk(picture.image), picture.facts
+    Path(question["thumbnail"]).write_bytes(thumbnail(small))
+    look = look_at(small, (facts.width, facts.height), picture.shot).to_json()
     return {"facts": [facts.format, facts.width, facts.height, list(facts.fixes)], "look": look}
 
 

@@ -19,7 +19,9 @@ from worker.ingest.looks import Look
 from worker.training.pictures import PictureFacts, PictureLimits
 
 _ROOT = Path(__file__).resolve().parents[2]
-AHEAD = 3  # pictures that a checker has at once: it never waits for us to give it the next one
+AHEAD = 8  # pictures that a checker has at once: it never waits for us to give it the next one
+# what a checker multiplies is small: threads for it would only wait for each other on cores that decode
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "VECLIB_MAXIMUM_THREADS": "1"}
 
 
 @dataclass(slots=True)
@@ -76,6 +78,7 @@ class Checkers:
     seconds: float = 60.0
     command: tuple[str, ...] = (sys.executable, "-m", "worker.ingest.checker")
     _all: list[_Checker] = field(default_factory=list)
+    _ears: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
 
     def __enter__(self) -> Self:
         self._all = [_Checker() for _ in range(max(1, self.processes))]
@@ -85,7 +88,8 @@ class Checkers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for checker in self._all:
-            _end(checker)
+            self._end(checker)
+        self._ears.close()
 
     def check(self, jobs: Iterable[Job]) -> Iterator[Job]:
         """Decide every job; they come out in the order in which they went in.
@@ -124,12 +128,19 @@ class Checkers:
 
     def _start(self, checker: _Checker) -> None:
         """A fresh process, for everything that the checker has still to do."""
-        _end(checker)
+        self._end(checker)
         if not checker.jobs:
             return
         checker.process = subprocess.Popen(  # noqa: S603 - our own module
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=_ROOT
+            self.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=_ROOT,
+            env=os.environ | _ONE_THREAD,
         )
+        assert checker.process.stdout is not None  # noqa: S101 - opened as a pipe
+        self._ears.register(checker.process.stdout, selectors.EVENT_READ, checker)
         checker.heard, checker.deadline = b"", time.monotonic() + self.seconds
         for job in checker.jobs:
             self._ask(checker, job)
@@ -151,13 +162,9 @@ class Checkers:
     def _listen(self) -> None:
         """Wait until something was heard, or somebody's time is up."""
         busy = [checker for checker in self._all if checker.jobs and checker.process is not None]
-        with selectors.DefaultSelector() as selector:
-            for checker in busy:
-                assert checker.process is not None and checker.process.stdout is not None  # noqa: S101, PT018
-                selector.register(checker.process.stdout, selectors.EVENT_READ, checker)
-            patience = max(0.0, min(checker.deadline for checker in busy) - time.monotonic())
-            for key, _ in selector.select(patience):
-                self._hear(key.data, os.read(key.fd, 65536))
+        patience = max(0.0, min(checker.deadline for checker in busy) - time.monotonic())
+        for key, _ in self._ears.select(patience):
+            self._hear(key.data, os.read(key.fd, 65536))
         for checker in busy:
             if checker.jobs and time.monotonic() >= checker.deadline:
                 sentence = f"Decoding took longer than {self.seconds:g} seconds and was stopped."
@@ -173,10 +180,13 @@ class Checkers:
             checker.crashes, checker.deadline = 0, time.monotonic() + self.seconds
 
     def _crashed(self, checker: _Checker) -> None:
+        if not checker.jobs:  # it had nothing to do: nobody's fault, and the next one is given to a fresh process
+            self._end(checker)
+            return
         checker.crashes += 1
         if checker.crashes == 1:  # perhaps it was not this picture's fault: once more, in a fresh process
             self._start(checker)
-        elif checker.jobs:
+        else:
             sentence = "The decoder crashed on this file, twice; its content is damaged or hostile."
             self._refuse(checker, Code.DECODER_CRASHED, sentence)
 
@@ -186,6 +196,19 @@ class Checkers:
         checker.crashes = 0
         self._start(checker)
 
+    def _end(self, checker: _Checker) -> None:
+        process, checker.process = checker.process, None
+        if process is None:
+            return
+        process.kill()
+        if process.stdout is not None:
+            self._ears.unregister(process.stdout)
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):  # the question that it never read
+                    pipe.close()
+        process.wait()
+
 
 def _decide(job: Job, answer: dict[str, Any]) -> None:
     if "refused" in answer:
@@ -194,15 +217,3 @@ def _decide(job: Job, answer: dict[str, Any]) -> None:
         name, width, height, fixes = answer["facts"]
         job.look = Look.from_json(answer["look"])
         job.facts = PictureFacts(name, width, height, tuple(fixes))
-
-
-def _end(checker: _Checker) -> None:
-    process, checker.process = checker.process, None
-    if process is None:
-        return
-    process.kill()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(BrokenPipeError):  # the question that it never read
-                pipe.close()
-    process.wait()

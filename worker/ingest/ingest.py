@@ -39,6 +39,7 @@ from worker.training.pictures import PictureLimits
 
 _log = logging.getLogger(__name__)
 ROWS_AT_ONCE = 200
+FILES_AT_ONCE = 10  # stored by one thread one after the other
 WAIT_SECONDS = 0.5
 SECONDS_AT_MOST = 1.0  # between two writes of progress
 
@@ -204,27 +205,31 @@ class Ingest:
     def _check_pictures(self, held: Held, contents: Contents) -> None:
         limits = PictureLimits(self._settings.max_image_bytes, self._settings.max_image_pixels)
         processes = self._settings.ingest_processes or self._settings.cores
-        batch: list[tuple[Job, Future[None]]] = []
+        batch: list[Job] = []
+        stored: list[Future[None]] = []
         written_at, removed = time.monotonic(), self._removals()
         with Checkers(processes, limits) as checkers, ThreadPoolExecutor(self._storage.parallel) as writers:
             for job in checkers.check(contents.jobs(self._progress.done, self._spool)):
                 held.check()
-                batch.append((job, writers.submit(self._store, job)))
-                if len(batch) >= ROWS_AT_ONCE or time.monotonic() - written_at > SECONDS_AT_MOST:
-                    self._keep(held, batch, removed)
-                    batch, written_at, removed = [], time.monotonic(), self._removals()
-            self._keep(held, batch, removed)
+                batch.append(job)
+                full = len(batch) >= ROWS_AT_ONCE or time.monotonic() - written_at > SECONDS_AT_MOST
+                if full or len(batch) % FILES_AT_ONCE == 0:
+                    stored.append(writers.submit(self._store, batch[len(stored) * FILES_AT_ONCE :]))
+                if full:
+                    self._keep(held, batch, stored, removed)
+                    batch, stored, written_at, removed = [], [], time.monotonic(), self._removals()
+            self._store(batch[len(stored) * FILES_AT_ONCE :])
+            self._keep(held, batch, stored, removed)
 
     def _removals(self) -> int:
         """What tells whether files are removed after this moment."""
         with self._database.read() as session:
             return removals(session)
 
-    def _keep(self, held: Held, batch: list[tuple[Job, Future[None]]], removed: int) -> None:
+    def _keep(self, held: Held, jobs: list[Job], stored: list[Future[None]], removed: int) -> None:
         """Files first, rows last, copies away. `removed`: `_removals` before the first file was looked for."""
-        for _, stored in batch:
-            stored.result()
-        jobs = [job for job, _ in batch]
+        for some in stored:
+            some.result()
         while True:
             try:
                 self._write_rows(jobs, removed)
@@ -241,8 +246,7 @@ class Ingest:
     def _write_rows(self, jobs: list[Job], removed: int) -> None:
         with self._database.write() as session:
             if hold_files(session, [job.sha256 for job in jobs if job.facts], removed):
-                for job in jobs:
-                    self._store(job)
+                self._store(jobs)
             ids = remember_images(session, self._owner_id, {job.sha256: _facts(job) for job in jobs if job.facts})
             remember_looks(session, {ids[job.sha256]: look_columns(job.look) for job in jobs if job.look is not None})
             rows = [_row(job, ids[job.sha256] if job.facts else None) for job in jobs]
@@ -250,15 +254,16 @@ class Ingest:
                 self._progress.add(row)
             record_receipt(session, self._claim, rows, **self._progress.columns())
 
-    def _store(self, job: Job) -> None:
+    def _store(self, jobs: list[Job]) -> None:
         """Store what is not there. Done again, what it gave away may have been removed: then this attempt fails, the next has it."""
-        if job.facts is None or job.source is None or job.thumbnail is None:
-            return
-        job.size = job.size or job.source.stat().st_size
-        for key, file in ((blob_key(job.sha256), job.source), (thumbnail_key(job.sha256), job.thumbnail)):
-            if not self._storage.has(key):
-                # what was received one by one is read again by a later attempt; the rest is ours to give away
-                self._storage.put(key, file, move=job.spooled or file is job.thumbnail)
+        for job in jobs:
+            if job.facts is None or job.source is None or job.thumbnail is None:
+                continue
+            job.size = job.size or job.source.stat().st_size
+            for key, file in ((blob_key(job.sha256), job.source), (thumbnail_key(job.sha256), job.thumbnail)):
+                if not self._storage.has(key):
+                    # what was received one by one is read again by a later attempt; the rest is ours to give away
+                    self._storage.put(key, file, move=job.spooled or file is job.thumbnail)
 
     def _report_manifest(self, contents: Contents) -> None:
         """Receipt rows for the lines of a manifest that could not be used, after those of the files."""

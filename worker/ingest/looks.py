@@ -1,36 +1,38 @@
 """What a picture looks like, in a thousand bytes: enough to find its near duplicates and to say what is odd about it.
 
-Made in the checker process from pixels that are decoded anyway. Hashes are perceptual hashes as `imagehash.phash` makes them (DCT of a 32
-x 32 grey picture, 8 x 8 lowest frequencies against their median) of the whole picture, of windows in it (95 % of each side in the middle
-and in the corners, 90 % in the middle), and of its mirror image: a cropped or mirrored copy has nearly the hash that its original has
-there.
+Made in the checker process from pixels that are decoded anyway, of the small picture that becomes the thumbnail. Hashes are perceptual
+hashes as `imagehash.phash` makes them (DCT of a 32 x 32 grey picture, 8 x 8 lowest frequencies against their median) of the whole
+picture, of windows in it (95 % of each side in the middle and in the corners, 90 % in the middle), and of its mirror image: a cropped or
+mirrored copy has nearly the hash that its original has there. Sampling a window on 32 points and taking the 8 lowest cosines of them are
+both linear, and each is the same along rows and columns: so all windows come from one product of three matrices.
 
-The quality measures are those of cleanvision 0.3 (`image_property.py`), on at most 240 pixels: brightness sqrt(.241 R² + .691 G² + .068
-B²), blur by the edges of 64 pixels, entropy of the grey values. Its own code is not called: importing it loads pandas and matplotlib,
-seconds for every checker.
+The quality measures are those of cleanvision 0.3 (`image_property.py`), on at most 400 pixels: brightness sqrt(.241 R² + .691 G² + .068
+B²) of every few pixels, blur by the edges of 64 pixels, entropy of the grey values. Its own code is not called: importing it loads pandas
+and matplotlib, seconds for every checker.
 """
 
 import base64
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageFilter, ImageStat
+from PIL import Image, ImageFilter
 
 from core.quality import Flag
-from worker.training.pictures import FORMATS, Pixels
+from worker.ingest.thumbnails import shrunk
 
 GREY = 32  # pixels a side of the grey copy
 # what the hashes see: share of each side, and where the window lies across and down (0 at the start, 1 at the end)
 WINDOWS = ((1.0, 0.0, 0.0), (0.95, 0.5, 0.5), *((0.95, x, y) for x in (0.0, 1.0) for y in (0.0, 1.0)), (0.9, 0.5, 0.5))
 HASHES = len(WINDOWS) + 1  # and the mirror image
-SMALL = 240
 FLATTEST = 3.0  # grey levels: below this standard deviation there is nothing to hash
+HALVED_FROM = 128  # pixels of the shorter side of a grey picture from which 32 points are sampled off its half
+SAMPLED = 96  # pixels of the longer side that are asked for their brightness, or a few more
 
 DARKEST = 0.32  # brightness of the 99th percentile below this: dark
 LIGHTEST = 0.95  # brightness of the 5th percentile above this: overexposed
@@ -77,63 +79,84 @@ class Look:
         )
 
 
-def look_at(pixels: Pixels, size: tuple[int, int] | None = None, source: Path | None = None) -> Look:
+def look_at(image: Image.Image, size: tuple[int, int] | None = None, shot: tuple[str, str, str] | None = None) -> Look:
     """The look of a decoded picture.
 
     Args:
-        pixels: uint8 `[h, w, 3]`, perhaps decoded smaller than it is.
+        image: mode RGB, perhaps smaller than it is.
         size: width and height that it really has.
-        source: the file, read for camera and time.
+        shot: maker, model and time of taking, where EXIF says (`worker.training.pictures.Picture`).
     """
-    image = Image.fromarray(pixels)
-    small = _at_most(image, SMALL)
+    small = shrunk(image)
     grey = small.convert("L")
-    whole = _sampled(grey, *WINDOWS[0])
-    hashes = b""
-    if float(whole.std()) >= FLATTEST:
-        windows = [whole, *(_sampled(grey, *window) for window in WINDOWS[1:])]
-        hashes = b"".join(perceptual_hash(one) for one in [*windows, whole[:, ::-1]])
-    camera, taken_at = _exif(source) if source is not None else (None, None)
+    whole, hashes = _sampled(grey)
+    flat = _deviation(whole.ravel()) < FLATTEST
+    camera, taken_at = _taken(shot) if shot is not None else (None, None)
     return Look(
-        hashes, whole.round().astype(np.uint8).tobytes(), _flags(size or image.size, small, grey), camera, taken_at
+        b"" if flat else hashes,
+        whole.clip(0, 255).round().astype(np.uint8).tobytes(),
+        _flags(size or image.size, small, grey, flat=flat),
+        camera,
+        taken_at,
     )
 
 
-def _at_most(image: Image.Image, longest: int) -> Image.Image:
-    scale = longest / max(image.size)
-    if scale >= 1:
-        return image
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.BOX)
+_PLACES = ((1.0, 0.0), (0.95, 0.5), (0.95, 0.0), (0.95, 1.0), (0.9, 0.5))  # of the windows, along one side
+_DOWN = np.array([_PLACES.index((share, down if share < 1 else 0.0)) for share, _, down in WINDOWS])
+_ACROSS = np.array([_PLACES.index((share, across if share < 1 else 0.0)) for share, across, _ in WINDOWS])
+_MIRROR = np.array([1, -1] * 4, np.float32)  # every other cosine changes its sign
 
 
-def _sampled(grey: Image.Image, share: float, across: float, down: float) -> Grey:
-    """One of `WINDOWS` on 32 x 32 points."""
+def _sampled(grey: Image.Image) -> tuple[Grey, bytes]:
+    """The whole picture on 32 x 32 points, and its hashes."""
     width, height = grey.size
-    left, top = width * (1 - share) * across, height * (1 - share) * down
-    box = (left, top, min(width, left + width * share), min(height, top + height * share))
-    return np.asarray(grey.resize((GREY, GREY), Image.Resampling.LANCZOS, box=box), np.float32)
+    halved = min(width, height) >= HALVED_FROM
+    values = np.asarray(grey.reduce(2) if halved else grey, np.float32)
+    step = 2 if halved else 1
+    both = _sampling(height, step) @ values @ _sampling(width, step).T
+    low = both[GREY:, GREY:].reshape(len(_PLACES), 8, len(_PLACES), 8)[_DOWN, :, _ACROSS]
+    return both[:GREY, :GREY], _bits(np.concatenate([low, low[:1] * _MIRROR]))
+
+
+@functools.lru_cache(maxsize=1024)
+def _sampling(length: int, step: int) -> Grey:
+    """`[32 + 8 * places, samples]`: takes a side to 32 points of the whole of it, and to the 8 lowest cosines of every place.
+
+    Args:
+        length: pixels of the side.
+        step: how many of them are one sample (the last one may be of fewer).
+    """
+    samples = -(-length // step)
+    ends = np.minimum(np.arange(samples + 1) * step, length)
+    centres = (ends[1:] + ends[:-1]) / 2
+    rows = []
+    for share, place in _PLACES:
+        scale = length * share / GREY
+        points = length * (1 - share) * place + (np.arange(GREY) + 0.5) * scale
+        apart = (centres - points[:, None]) / max(scale, step)
+        weights = np.where(np.abs(apart) < 3, np.sinc(apart) * np.sinc(apart / 3), 0)  # Lanczos with three lobes
+        rows.append(weights / weights.sum(axis=1, keepdims=True))
+    return np.concatenate([rows[0], *(_COSINES @ one for one in rows)]).astype(np.float32)
 
 
 def perceptual_hash(grey: Grey) -> bytes:
     """64 bits of a 32 x 32 grey picture, as `imagehash.phash` has them."""
-    low = _COSINES @ grey @ _COSINES.T
-    return np.packbits(low > np.median(low)).tobytes()
+    return _bits((_COSINES @ grey @ _COSINES.T)[None])
 
 
-def _flags(size: tuple[int, int], small: Image.Image, grey: Image.Image) -> frozenset[Flag]:
+def _bits(low: Grey) -> bytes:
+    """8 bytes each of `[n, 8, 8]`: which cosines are above their median."""
+    flat = low.reshape(-1, 64)
+    middle = np.partition(flat, (31, 32), axis=1)[:, 31:33].mean(axis=1, keepdims=True)
+    return np.packbits(flat > middle, axis=1).tobytes()
+
+
+def _flags(size: tuple[int, int], small: Image.Image, grey: Image.Image, *, flat: bool) -> frozenset[Flag]:
     width, height = size
-    found = set()
-    rgb = np.asarray(small, np.float32)
-    brightness = np.sqrt(rgb**2 @ np.array([0.241, 0.691, 0.068], np.float32)) / 255
-    low, high = np.percentile(brightness, [5, 99])
-    if high < DARKEST:
-        found.add(Flag.DARK)
-    if low > LIGHTEST:
-        found.add(Flag.OVEREXPOSED)
-    if grey.entropy() < LEAST_ENTROPY and float(np.asarray(grey).std()) < FLATTEST:
+    found = _brightness(small)
+    if flat and grey.entropy() < LEAST_ENTROPY and float(np.asarray(grey).std()) < FLATTEST:
         found.add(Flag.BLANK)
-    elif _sharpness(small) < BLURRIEST:
+    elif _sharpness(grey) < BLURRIEST:
         found.add(Flag.BLURRY)
     if min(width, height) < SMALLEST_SIDE:
         found.add(Flag.TINY)
@@ -142,24 +165,44 @@ def _flags(size: tuple[int, int], small: Image.Image, grey: Image.Image) -> froz
     return frozenset(found)
 
 
-def _sharpness(small: Image.Image) -> float:
+def _brightness(small: Image.Image) -> set[Flag]:
+    step = max(1, max(small.size) // SAMPLED)
+    some = small.resize((-(-small.width // step), -(-small.height // step)), Image.Resampling.NEAREST)
+    rgb = np.asarray(some, np.float32)
+    squares = (rgb * rgb) @ np.array([0.241, 0.691, 0.068], np.float32)
+    found = set()
+    # a percentile lies below a bound when so many values do: no need to sort them
+    if np.count_nonzero(squares < (DARKEST * 255) ** 2) > 0.99 * squares.size:
+        found.add(Flag.DARK)
+    if np.count_nonzero(squares > (LIGHTEST * 255) ** 2) > 0.95 * squares.size:
+        found.add(Flag.OVEREXPOSED)
+    return found
+
+
+def _sharpness(grey: Image.Image) -> float:
     """cleanvision's blur score, 0 blurry to 1 sharp."""
-    grey = _at_most(small, 64).convert("L")
-    edges = math.sqrt(ImageStat.Stat(grey.filter(ImageFilter.FIND_EDGES)).var[0])
-    spread = 1 - math.exp(-float(np.std(grey.histogram())) * BLUR_SCALE)
+    scale = 64 / max(grey.size)
+    if scale < 1:
+        size = (max(1, round(grey.width * scale)), max(1, round(grey.height * scale)))
+        grey = grey.resize(size, Image.Resampling.BOX)
+    edges = _deviation(np.asarray(grey.filter(ImageFilter.FIND_EDGES), np.float32).ravel())
+    spread = 1 - math.exp(-_deviation(np.array(grey.histogram(), np.float32)) * BLUR_SCALE)
     return min(1.0, 1 - math.exp(-edges * BLUR_SCALE) + (spread if spread > BLUR_SPREAD else 0.0))
 
 
-def _exif(source: Path) -> tuple[str | None, float | None]:
-    """Camera and time of a picture; broken EXIF is no EXIF."""
+def _deviation(values: Grey) -> float:
+    """Standard deviation of a few thousand values; numpy's own takes longer to begin than this takes."""
+    count = len(values)
+    mean = float(values.sum()) / count
+    return math.sqrt(max(0.0, float(values @ values) / count - mean * mean))
+
+
+def _taken(shot: tuple[str, str, str]) -> tuple[str | None, float | None]:
+    """Camera and time of a picture; a time that cannot be read is none."""
+    make, model, said = shot
+    camera = " ".join(part for part in (make, model) if part)[:120]
     try:
-        with Image.open(source, formats=FORMATS) as image:
-            exif = image.getexif()
-            taken = exif.get_ifd(ExifTags.IFD.Exif)
-        parts = [str(exif.get(tag, "")).strip("\0 ") for tag in (ExifTags.Base.Make, ExifTags.Base.Model)]
-        camera = " ".join(part for part in parts if part)[:120]
-        said = str(taken.get(ExifTags.Base.DateTimeOriginal, "")).strip("\0 ")
         moment = datetime.strptime(said, "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC).timestamp()
-    except Exception:  # noqa: BLE001 - whatever a file says there, the picture itself is fine
+    except ValueError:
         return None, None
     return (camera, moment) if camera.isprintable() and camera else (None, None)

@@ -171,7 +171,7 @@ class Contents:
             job = Job(ordinal, self.entries[ordinal].path, refusal=self._refusal(self.entries[ordinal]))
             if job.refusal is None:
                 one = self._loose[ordinal]
-                job.source, job.sha256, job.thumbnail = one.file, one.sha256, spool / f"{ordinal}.webp"
+                job.source, job.sha256, job.thumbnail = one.file, one.sha256, spool / f"{ordinal}.jpg"
             yield job
         ordinal = max(first, len(self._loose))
         opened = dict(self._archives)
@@ -190,7 +190,7 @@ class Contents:
         job = Job(ordinal, entry.path, refusal=self._refusal(entry))
         if job.refusal is not None or chunks is None:
             return job
-        job.source, job.thumbnail, job.spooled = spool / f"{ordinal}", spool / f"{ordinal}.webp", True
+        job.source, job.thumbnail, job.spooled = spool / f"{ordinal}", spool / f"{ordinal}.jpg", True
         try:
             job.sha256 = _spooled(chunks, job.source, entry.size)
         except EntryRefused as refused:

@@ -6,29 +6,44 @@ from PIL import Image
 
 from worker.training.pictures import Pixels
 
-THUMBNAIL_PIXELS = 240
+LEAST_PIXELS = 200  # of the longer side: a JPEG is decoded at the smallest half, quarter or eighth that has as many
+MOST_PIXELS = 400  # which such a one nearly always keeps: making it smaller would cost more than decoding it did
+RESIZED_PIXELS = 240
 DISPLAY_PIXELS = 1600
 
 
-def thumbnail(pixels: Pixels) -> bytes:
-    """WebP, at most 240 pixels on the longer side, from uint8 `[h, w, 3]`."""
-    return _encoded(
-        pixels, THUMBNAIL_PIXELS, "WEBP", quality=80, method=0
-    )  # 0: a sixth larger than 2, three quarters of its time
+def shrunk(image: Image.Image) -> Image.Image:
+    """The picture itself where its longer side has at most 400 pixels, else 240 of them: what is shown small, and looked at."""
+    if max(image.size) <= MOST_PIXELS:
+        return image
+    # HAMMING: as sharp as BICUBIC to the eye here, in two thirds of its time
+    return _resized(image, RESIZED_PIXELS, Image.Resampling.HAMMING)
+
+
+def thumbnail(small: Image.Image) -> bytes:
+    """JPEG of what `shrunk` gave: as large as WebP at its quickest, in an eighth of its time."""
+    return _encoded(small, quality=75)
 
 
 def display(pixels: Pixels) -> bytes:
     """JPEG for serving inline, at most 1,600 pixels on the longer side, from uint8 `[h, w, 3]`."""
-    return _encoded(pixels, DISPLAY_PIXELS, "JPEG", quality=90)
-
-
-def _encoded(pixels: Pixels, longest: int, format_name: str, **options: int) -> bytes:
     image = Image.fromarray(pixels)
+    if max(image.size) > DISPLAY_PIXELS:
+        image = _resized(image, DISPLAY_PIXELS, Image.Resampling.BICUBIC)
+    return _encoded(image, quality=90)
+
+
+def _resized(image: Image.Image, longest: int, how: Image.Resampling) -> Image.Image:
     scale = longest / max(image.size)
-    if scale < 1:
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        # reducing_gap: whole-number reduction first, four times as fast on a photograph and hardly to be told apart
-        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    # reducing_gap: whole-number reduction first, four times as fast on a photograph and hardly to be told apart
+    return image.resize(size, how, reducing_gap=2.0)
+
+
+def _encoded(image: Image.Image, *, quality: int) -> bytes:
     out = io.BytesIO()
-    image.save(out, format_name, **options)
+    if image.info:  # Pillow would write the comment of the opened file again
+        image = image.copy()
+        image.info = {}
+    image.save(out, "JPEG", quality=quality)
     return out.getvalue()

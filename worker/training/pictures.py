@@ -32,7 +32,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 import pillow_heif
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from core.errors import ThawError
 
@@ -121,10 +121,22 @@ class PictureFacts:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """Pixels (uint8 `[height, width, 3]`) and facts, from one decoding."""
+    """What one decoding gives.
 
-    pixels: Pixels
+    Attributes:
+        image: loaded, mode RGB, upright.
+        facts: what is known of it.
+        shot: maker, model and time of taking (`YYYY:MM:DD HH:MM:SS`) as EXIF says them, each perhaps empty; None without EXIF.
+    """
+
+    image: Image.Image
     facts: PictureFacts
+    shot: tuple[str, str, str] | None = None
+
+    @property
+    def pixels(self) -> Pixels:
+        """The image as uint8 `[height, width, 3]`, read-only."""
+        return np.asarray(self.image)
 
 
 # What Pillow's parsers raise on files that are not what they claim to be.
@@ -300,12 +312,13 @@ def _read(image: Image.Image, enough: int | None) -> Picture:
         fixes.append("first frame of several taken")
         image.seek(0)
         image.load()
-    if _turn_upright(image, fixes):
+    exif, shot = _exif(image, fixes)
+    if _turn_upright(image, exif, fixes):
         width, height = height, width
-    pixels = _rgb(image, fixes)
+    rgb = _rgb(image, fixes)
     if deep:
         fixes.append("16 bits per channel brought to 8")
-    return Picture(pixels, PictureFacts(name, width, height, tuple(fixes)))
+    return Picture(rgb, PictureFacts(name, width, height, tuple(fixes)), shot)
 
 
 def _has_more_frames(image: Image.Image) -> bool:
@@ -322,35 +335,56 @@ def _is_deep_colour(image: Image.Image) -> bool:
     return not image.mode.startswith("I") and ";16" in repr(getattr(image, "tile", ""))
 
 
-def _turn_upright(image: Image.Image, fixes: list[str]) -> bool:
-    """Apply the orientation; True when width and height have changed places."""
+def _exif(image: Image.Image, fixes: list[str]) -> tuple[Image.Exif, tuple[str, str, str] | None]:
+    """The EXIF of a picture, empty where there is none or it cannot be read; and what it says of how the picture was taken."""
     try:
-        orientation = image.getexif().get(0x0112, 1)
+        exif = image.getexif()
+    except _DECODER_ERRORS:
+        fixes.append("unreadable EXIF ignored")
+        return Image.Exif(), None
+    if not exif:
+        return exif, None
+    try:
+        taken = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal, "")
+    except _DECODER_ERRORS:
+        taken = ""
+    said = (exif.get(ExifTags.Base.Make, ""), exif.get(ExifTags.Base.Model, ""), taken)
+    make, model, moment = (str(one).strip("\0 ") for one in said)
+    return exif, (make, model, moment)
+
+
+def _turn_upright(image: Image.Image, exif: Image.Exif, fixes: list[str]) -> bool:
+    """Apply the orientation; True when width and height have changed places."""
+    orientation = exif.get(ExifTags.Base.Orientation, 1)
+    if orientation not in range(2, 9):
+        return False
+    try:
         ImageOps.exif_transpose(image, in_place=True)
     except _DECODER_ERRORS:
         fixes.append("unreadable EXIF ignored")
         return False
-    if orientation in range(2, 9):
-        fixes.append(f"turned upright (EXIF orientation {orientation})")
+    fixes.append(f"turned upright (EXIF orientation {orientation})")
     return orientation in range(5, 9)
 
 
-def _rgb(image: Image.Image, fixes: list[str]) -> Pixels:
+def _rgb(image: Image.Image, fixes: list[str]) -> Image.Image:
     mode = image.mode
+    if mode == "RGB" and image.format == "JPEG":
+        return image  # it is whole and has let go of its file: no copy is needed
     if mode.startswith("I;16"):
         fixes.append("16 bits per channel brought to 8")
-        return _from_16_bits(np.asarray(image), image.info.get("transparency"), fixes)
+        return Image.fromarray(_from_16_bits(np.asarray(image), image.info.get("transparency"), fixes))
     if mode in {"I", "F"}:
         fixes.append("32-bit pixels brought to 8")
-        return _three(_from_32_bits(np.asarray(image)))
+        return Image.fromarray(_three(_from_32_bits(np.asarray(image))))
     if mode == "LAB":
         fixes.append("LAB converted to RGB")
-        return np.asarray(_from_lab(image))
+        return _from_lab(image)
     if image.has_transparency_data:
         return _over_white(image, fixes)
     if mode == "CMYK":
         fixes.append("CMYK converted to RGB")
-    return np.asarray(image if mode == "RGB" else image.convert("RGB"))
+    return image.convert("RGB")
 
 
 def _from_16_bits(values: npt.NDArray[np.generic], transparent: object, fixes: list[str]) -> Pixels:
@@ -388,14 +422,14 @@ def _from_lab(image: Image.Image) -> Image.Image:
     return converted
 
 
-def _over_white(image: Image.Image, fixes: list[str]) -> Pixels:
+def _over_white(image: Image.Image, fixes: list[str]) -> Image.Image:
     layered = image.convert("RGBA")
     if layered.getchannel("A").getextrema() == (255, 255):  # an alpha channel that hides nothing
-        return np.asarray(layered.convert("RGB"))
+        return layered.convert("RGB")
     fixes.append("transparency laid over white")
     white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
     white.alpha_composite(layered)
-    return np.asarray(white.convert("RGB"))
+    return white.convert("RGB")
 
 
 _quiet_lock = threading.Lock()

@@ -25,7 +25,7 @@ from tests.worker.ingest.conftest import Person
 from tests.worker.ingest.corpus import encoded
 from tests.worker.ingest.test_ingest import placed, version_of
 from worker.ingest.groups import group_all, group_by_name
-from worker.ingest.looks import GREY, look_at, perceptual_hash
+from worker.ingest.looks import GREY, HASHES, WINDOWS, look_at, perceptual_hash
 from worker.ingest.near import find_near, read_hashes
 from worker.run_preparation import Listing
 from worker.training.statistics import accuracy_interval, group_numbers, wilson_interval
@@ -48,7 +48,7 @@ def test_altered_copies_are_found_and_other_pictures_are_not() -> None:
     for seed in range(30):
         image = PillowImage.fromarray(scene(seed, 200))
         for kind in KINDS:
-            looks.append(look_at(np.asarray(image if kind == "original" else altered(image, kind, chance))))
+            looks.append(look_at(image if kind == "original" else altered(image, kind, chance)))
             origins.append(seed)
     greys = np.stack([np.frombuffer(one.grey, np.uint8).reshape(GREY, GREY) for one in looks]).astype(np.float32)
     hashes = read_hashes([one.hashes for one in looks])
@@ -72,6 +72,21 @@ def test_the_hash_is_that_of_imagehash() -> None:
     assert np.count_nonzero(ours != imagehash.phash(image).hash.ravel()) <= 1  # one bit may lie on the median
 
 
+@pytest.mark.parametrize("size", [(240, 180), (320, 213), (97, 131), (40, 33), (20, 200)])
+def test_every_hash_is_that_of_imagehash_of_its_window(size: tuple[int, int]) -> None:
+    image = PillowImage.fromarray(scene(5, 320)).resize(size)
+    grey, (width, height) = image.convert("L"), image.size
+    hashes = np.unpackbits(np.frombuffer(look_at(image).hashes, np.uint8)).reshape(HASHES, 64).astype(bool)
+    for window, (share, across, down) in enumerate(WINDOWS):
+        left, top = width * (1 - share) * across, height * (1 - share) * down
+        box = (left, top, min(width, left + width * share), min(height, top + height * share))
+        cut = grey.resize((GREY, GREY), PillowImage.Resampling.LANCZOS, box=box)
+        # Pillow rounds and clips its 32 x 32 points: cosines next to the median may fall to its other side
+        assert np.count_nonzero(hashes[window] != imagehash.phash(cut).hash.ravel()) <= 4
+    mirrored = look_at(image.transpose(PillowImage.Transpose.FLIP_LEFT_RIGHT))
+    assert np.count_nonzero(hashes[-1] != np.unpackbits(np.frombuffer(mirrored.hashes[:8], np.uint8))) <= 2
+
+
 @pytest.mark.parametrize(
     ("pixels", "flags"),
     [
@@ -85,14 +100,14 @@ def test_the_hash_is_that_of_imagehash() -> None:
     ids=["fine", "blank", "dark", "overexposed", "tiny", "odd"],
 )
 def test_odd_pictures_are_flagged(pixels: np.ndarray, flags: set[Flag]) -> None:
-    assert look_at(pixels).flags - {Flag.BLURRY} == flags
+    assert look_at(PillowImage.fromarray(pixels)).flags - {Flag.BLURRY} == flags
 
 
 def test_a_blurred_photograph_is_flagged_and_a_sharp_one_is_not() -> None:
     sharp = PillowImage.fromarray(np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8))
-    assert Flag.BLURRY not in look_at(np.asarray(sharp)).flags
+    assert Flag.BLURRY not in look_at(sharp).flags
     soft = PillowImage.fromarray(scene(1, 200)).filter(ImageFilter.GaussianBlur(4))
-    assert look_at(np.asarray(soft)).flags == {Flag.BLURRY}
+    assert look_at(soft).flags == {Flag.BLURRY}
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_blobs_and_thumbnails_are_stored_and_the_received_bytes_are_not_kept(
     assert len(images) == 8
     for image in images:
         assert storage.local(blob_key(image.sha256)).read_bytes() in FLOWERS.values()
-        assert storage.local(thumbnail_key(image.sha256)).read_bytes().startswith(b"RIFF")
+        assert storage.local(thumbnail_key(image.sha256)).read_bytes().startswith(b"\xff\xd8")
         assert (image.width, image.height, image.format) == (24, 16, "PNG")
         assert image.size_bytes == storage.local(blob_key(image.sha256)).stat().st_size
     assert not incoming_folder(settings, upload.id).exists()
