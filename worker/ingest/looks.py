@@ -113,7 +113,7 @@ def _sampled(grey: Image.Image) -> tuple[Grey, bytes]:
     halved = min(width, height) >= HALVED_FROM
     values = np.asarray(grey.reduce(2) if halved else grey, np.float32)
     step = 2 if halved else 1
-    both = _sampling(height, step) @ values @ _sampling(width, step).T
+    both: Grey = (_sampling(height, step) @ values @ _sampling(width, step).T).astype(np.float32, copy=False)
     low = both[GREY:, GREY:].reshape(len(_PLACES), 8, len(_PLACES), 8)[_DOWN, :, _ACROSS]
     return both[:GREY, :GREY], _bits(np.concatenate([low, low[:1] * _MIRROR]))
 
@@ -141,7 +141,7 @@ def _sampling(length: int, step: int) -> Grey:
 
 def perceptual_hash(grey: Grey) -> bytes:
     """64 bits of a 32 x 32 grey picture, as `imagehash.phash` has them."""
-    return _bits((_COSINES @ grey @ _COSINES.T)[None])
+    return _bits((_COSINES @ grey @ _COSINES.T).astype(np.float32, copy=False)[None])
 
 
 def _bits(low: Grey) -> bytes:
