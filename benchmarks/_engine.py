@@ -145,11 +145,11 @@ def extraction(folders: Sequence[str], most: int | None, threads: int, rounds: i
         set_trainable(work.network, phase)
         frozen, _ = frozen_part(work.network, phase)
         assert frozen is not None
-        fast = in_bfloat16(frozen) if work.wants_bfloat16 else frozen
+        answer = in_bfloat16(frozen) if work.wants_bfloat16 else None
         positions = work.positions("train")
         resident = work.pictures.batch(positions[:32])
         seeds = picture_seeds(0, 0, np.arange(32))
-        extractor = make_extractor(fast, "benchmark", None, np.dtype(np.float32))
+        extractor = make_extractor(frozen, "benchmark", None, np.dtype(np.float32), answer=answer)
         extractor.run(resident, seeds)
         from_cache, forward = [], []
         for number in range(rounds):

@@ -20,7 +20,7 @@ from worker.training.run_folder import RunFolder
 from worker.training.segments import PICTURE, Lookup, SegmentStore
 
 # Raise when the same picture, weights and view would give other numbers: features stored before are then no longer found.
-EXTRACTOR_VERSION = 3
+EXTRACTOR_VERSION = 4
 _BATCH = 32
 
 
@@ -48,7 +48,7 @@ def make_extractor(
     storage: np.dtype,
     *,
     compute: str = "float32",
-    form: Callable[[], keras.Model] | None = None,
+    answer: Callable[[Any], Any] | None = None,
 ) -> Extractor:
     """Describe the frozen part of a network, and trace it when it is first run: with everything in the store it never is.
 
@@ -58,21 +58,19 @@ def make_extractor(
         augmentation: None for plain pictures; else each picture is changed as its view seed says.
         storage: dtype to store.
         compute: dtype it computes in.
-        form: makes what is run in place of `frozen`, with the same weights; None: `frozen` itself.
+        answer: what is run in place of `frozen`, with the same weights; None: `frozen` itself.
     """
     layer = None if augmentation is None else AugmentationLayer(augmentation)
     spec = [tf.TensorSpec((None, *frozen.input.shape[1:]), tf.uint8), tf.TensorSpec((None, 2), tf.int32)]
 
     @cache
     def traced() -> Any:
-        model = frozen if form is None else form()
-
         @tf.function(input_signature=spec)
         def run(pictures: Any, seeds: Any) -> Any:
             x = tf.cast(pictures, tf.float32)
             if layer is not None:
                 x = layer(x, seeds)
-            return tf.cast(model(x, training=False), storage)
+            return tf.cast(frozen(x, training=False) if answer is None else answer(x), storage)
 
         return run
 

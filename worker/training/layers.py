@@ -148,7 +148,7 @@ class AugmentationLayer(keras.layers.Layer):
         if not (wanted.horizontal_flip or wanted.vertical_flip or any(geometric)):
             return images
         size = tf.shape(images)[1:3]
-        return tf.raw_ops.ImageProjectiveTransformV3(
+        moved = tf.raw_ops.ImageProjectiveTransformV3(
             images=images,
             transforms=self._transforms(draws, tf.cast(size, tf.float32)),
             output_shape=size,
@@ -156,6 +156,8 @@ class AugmentationLayer(keras.layers.Layer):
             interpolation="BILINEAR",
             fill_mode=_FILL_MODES[wanted.fill_mode],
         )
+        # the operation forgets height and width, which layers behind it choose their kernels by
+        return tf.ensure_shape(moved, images.shape)
 
     def _transforms(self, draws: Any, size: Any) -> Any:
         """[n, 8]: where each output pixel (x, y) is taken from; turn, shear and zoom about the centre, then flips and shifts."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Protocol
 
 import keras
@@ -185,20 +184,17 @@ def _stored(
     )
 
 
-def _extractor(work: Workplace, frozen: keras.Model, fast: Callable[[], keras.Model] | None, views: int) -> Extractor:
+def _extractor(work: Workplace, frozen: keras.Model, fast: Callable[[Any], Any] | None, views: int) -> Extractor:
     augmentation = None if views == 1 else work.config.augmentation
     vector = len(frozen.output.shape) == 2
     storage = np.dtype(np.float32) if fast is None or vector else np.dtype(ml_dtypes.bfloat16)
     compute = "float32" if fast is None else "bfloat16"
-    return make_extractor(frozen, work.network.name, augmentation, storage, compute=compute, form=fast)
+    return make_extractor(frozen, work.network.name, augmentation, storage, compute=compute, answer=fast)
 
 
-def _fast_form(work: Workplace, frozen: keras.Model) -> Callable[[], keras.Model] | None:
-    """What makes the frozen part's bfloat16 form; None where that changes its features too much."""
-
-    @cache
-    def fast() -> keras.Model:
-        return in_bfloat16(frozen)
+def _fast_form(work: Workplace, frozen: keras.Model) -> Callable[[Any], Any] | None:
+    """The frozen part as it answers in bfloat16; None where that changes its features too much."""
+    fast = in_bfloat16(frozen)
 
     def pictures() -> np.ndarray:
         return work.pictures.batch(work.positions("train")[:LOOKED_AT])

@@ -4,12 +4,14 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from worker.training.features import EXTRACTOR_VERSION, end_of, processor_class, weights_hash
+from worker.training.network import computing_in
 
 ENOUGH = 0.999  # mean cosine between the features of float32 and of bfloat16 over the pictures looked at
 LOOKED_AT = 16  # pictures
@@ -32,21 +34,19 @@ def computes_in_bfloat16() -> bool:
     return all(one.get("compute_capability", (0, 0)) >= (8, 0) for one in details)
 
 
-def in_bfloat16(model: keras.Model) -> keras.Model:
-    """A copy that computes in bfloat16 from its fourth convolution on; weights and what comes before stay float32."""
+def in_bfloat16(model: keras.Model) -> Callable[[Any], Any]:
+    """A model as it answers in bfloat16 from its fourth convolution on: inputs -> outputs, in the mode of inference.
+
+    Its weights, which stay float32, and its layers are its own: nothing is copied. While it is called (or traced) its layers compute by
+    another policy, so no other thread may call them then.
+    """
     exact = exact_layers(model)
 
-    def make(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if not isinstance(layer, keras.layers.Layer):  # an operation without weights
-            return layer
-        config = layer.get_config()
-        if layer.name not in exact:
-            config["dtype"] = "mixed_bfloat16"
-        return layer.__class__.from_config(config)
+    def answer(x: Any) -> Any:
+        with computing_in(model, "mixed_bfloat16", exact):
+            return model(x, training=False)
 
-    copy = keras.models.clone_model(model, clone_function=make)
-    copy.set_weights(model.get_weights())
-    return copy
+    return answer
 
 
 def exact_layers(model: keras.Model) -> frozenset[str]:
@@ -62,7 +62,7 @@ def exact_layers(model: keras.Model) -> frozenset[str]:
 
 
 def bfloat16_cosine(
-    frozen: keras.Model, name: str, fast: Callable[[], keras.Model], pictures: Callable[[], np.ndarray], memory: Path
+    frozen: keras.Model, name: str, fast: Callable[[Any], Any], pictures: Callable[[], np.ndarray], memory: Path
 ) -> float:
     """Mean cosine between float32 and bfloat16 features over some pictures.
 
@@ -71,7 +71,7 @@ def bfloat16_cosine(
     Args:
         frozen: float32 form.
         name: what it is a part of: backbone and form.
-        fast: makes what `in_bfloat16` makes of it.
+        fast: what `in_bfloat16` makes of it.
         pictures: gives uint8 [n, H, W, 3].
         memory: folder in which answers are kept.
     """
@@ -81,15 +81,15 @@ def bfloat16_cosine(
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["cosine"])
     except (OSError, ValueError, KeyError):
-        cosine = _cosine(frozen, fast(), pictures())
+        cosine = _cosine(frozen, fast, pictures())
     memory.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"cosine": cosine}), encoding="utf-8")
     return cosine
 
 
-def _cosine(frozen: keras.Model, fast: keras.Model, pictures: np.ndarray) -> float:
+def _cosine(frozen: keras.Model, fast: Callable[[Any], Any], pictures: np.ndarray) -> float:
     x = tf.cast(pictures, tf.float32)
-    left, right = (_rows(model(x, training=False)) for model in (frozen, fast))  # once: not worth a trace
+    left, right = _rows(frozen(x, training=False)), _rows(fast(x))  # once: not worth a trace
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     return float(np.mean(np.sum(left * right, axis=1) / np.maximum(norms, 1e-12)))
 

@@ -1,4 +1,3 @@
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,7 @@ def test_bfloat16_is_compared_for_each_end_by_itself(tmp_path: Path) -> None:
         *ends,
         keras.Model(ends[0].input, keras.layers.GlobalMaxPooling2D(name="head_pooling")(ends[0].output)),
     ]:
-        bfloat16_cosine(one, "vgg16/plain", partial(in_bfloat16, one), lambda: pixels, tmp_path / "memory")
+        bfloat16_cosine(one, "vgg16/plain", in_bfloat16(one), lambda: pixels, tmp_path / "memory")
     assert len(list((tmp_path / "memory").iterdir())) == 5
 
 
@@ -129,33 +128,33 @@ def test_bfloat16_is_compared_once_per_machine(tmp_path: Path) -> None:
     opened = open_run(make_run_folder(tmp_path / "run"))
     backbone = opened.work.network.backbone
     pictures = opened.work.pictures.batch(np.arange(8))
-    cosine = bfloat16_cosine(backbone, "tiny_cnn", lambda: in_bfloat16(backbone), lambda: pictures, tmp_path / "memory")
+    cosine = bfloat16_cosine(backbone, "tiny_cnn", in_bfloat16(backbone), lambda: pictures, tmp_path / "memory")
     assert 0.99 < cosine <= 1.0001
     broken = keras.models.clone_model(backbone)
     broken.set_weights([-weight for weight in backbone.get_weights()])
-    assert bfloat16_cosine(backbone, "tiny_cnn", lambda: broken, lambda: pictures, tmp_path / "memory") == cosine
-    assert bfloat16_cosine(backbone, "tiny_cnn", lambda: broken, lambda: pictures, tmp_path / "forgetful") < 0.99
+    assert bfloat16_cosine(backbone, "tiny_cnn", broken, lambda: pictures, tmp_path / "memory") == cosine
+    assert bfloat16_cosine(backbone, "tiny_cnn", broken, lambda: pictures, tmp_path / "forgetful") < 0.99
 
 
 def test_features_of_bfloat16_are_not_taken_for_those_of_float32(tmp_path: Path) -> None:
     opened = open_run(make_run_folder(tmp_path / "run"))
     backbone = opened.work.network.backbone
     _features(opened, _extractor(opened))
-    fast = make_extractor(backbone, "backbone", None, FLOAT, compute="bfloat16", form=lambda: in_bfloat16(backbone))
+    fast = make_extractor(backbone, "backbone", None, FLOAT, compute="bfloat16", answer=in_bfloat16(backbone))
     assert _features(opened, fast)[1] == 24
 
 
-def test_where_every_feature_is_stored_the_frozen_part_is_not_even_built(tmp_path: Path) -> None:
+def test_where_every_feature_is_stored_the_frozen_part_is_not_even_traced(tmp_path: Path) -> None:
     opened = open_run(make_run_folder(tmp_path / "run"))
 
-    def extractor(*, may_be_built: bool) -> Extractor:
-        def form() -> keras.Model:
-            assert may_be_built
-            return opened.work.network.backbone
+    def extractor(*, may_be_traced: bool) -> Extractor:
+        def answer(x: Any) -> Any:
+            assert may_be_traced
+            return opened.work.network.backbone(x, training=False)
 
-        return make_extractor(opened.work.network.backbone, "backbone", None, FLOAT, form=form)
+        return make_extractor(opened.work.network.backbone, "backbone", None, FLOAT, answer=answer)
 
-    stored, _ = _features(opened, extractor(may_be_built=True))
-    again, computed = _features(opened, extractor(may_be_built=False))
+    stored, _ = _features(opened, extractor(may_be_traced=True))
+    again, computed = _features(opened, extractor(may_be_traced=False))
     assert computed == 0
     np.testing.assert_array_equal(again, stored)
