@@ -22,6 +22,7 @@ from core.leases import (
     EXPORT_LIFE,
     LABEL_CHECK_LIFE,
     LIVES,
+    NEAR_CHECK_LIFE,
     RUN_LIFE,
     UPLOAD_LIFE,
     WEIGHTS_LIFE,
@@ -191,6 +192,7 @@ _WHAT_FAILED = {
     ),
     EXPORT_LIFE.table: "Making this file failed three times: each time the worker disappeared.",
     LABEL_CHECK_LIFE.table: "Looking for label errors failed three times: each time the worker disappeared.",
+    NEAR_CHECK_LIFE.table: "Looking for near duplicates failed three times: each time the worker disappeared.",
 }
 
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# near duplicates are looked for by the stored features of this one: thresholds were chosen by its cosines (docs/figures.md)
+NEAR_BY = "efficientnet_lite0"
+
 
 @dataclass(frozen=True)
 class Backbone:

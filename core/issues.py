@@ -1,8 +1,8 @@
 """What is wrong or odd in a dataset version, as rows that are frozen with it: written once, listed and counted from an index.
 
-Pairs of near duplicates are facts about two pictures (`near_pairs`), found when pictures are ingested; which of them matter in a version,
-across which splits and classes, is read off its rows here. So a version made by moving pictures gets its own issues without a picture
-being looked at.
+Pairs of near duplicates are facts about two pictures (`near_pairs`), found when pictures are ingested or, by their features, after a run;
+which of them matter in a version, across which splits and classes, is read off its rows here. So a version made by moving pictures gets its
+own issues without a picture being looked at.
 """
 
 from collections.abc import Iterable
@@ -37,6 +37,7 @@ class Kind(StrEnum):
     ODD_ASPECT = "odd_aspect"
     SMALL_CLASSES = "small_classes"
     IMBALANCE = "imbalance"
+    FOUND_LATER = "found_later"  # near duplicates that were found after the version was made (`core.near_checks`)
 
 
 _CODES = {"duplicate": Kind.DUPLICATES, "leak": Kind.LEAKS, "label_conflict": Kind.CONFLICTS}

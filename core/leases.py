@@ -19,6 +19,8 @@ from core.tables import (
     ExportStatus,
     LabelCheck,
     LabelCheckStatus,
+    NearCheck,
+    NearCheckStatus,
     Run,
     RunStatus,
     Upload,
@@ -35,7 +37,15 @@ MOST_FAILURES = 3
 class Life:
     """The statuses that a leased noun lives through, and the queue that is rung for it."""
 
-    table: type[Run] | type[Upload] | type[Export] | type[Weights] | type[LabelCheck] | type[BatchPrediction]
+    table: (
+        type[Run]
+        | type[Upload]
+        | type[Export]
+        | type[Weights]
+        | type[LabelCheck]
+        | type[BatchPrediction]
+        | type[NearCheck]
+    )
     queue: str
     waiting: Any
     working: Any
@@ -69,7 +79,15 @@ LABEL_CHECK_LIFE = Life(
 BATCH_LIFE = Life(
     BatchPrediction, "batch", BatchStatus.QUEUED, BatchStatus.RUNNING, BatchStatus.CANCELLED, BatchStatus.FAILED
 )
-LIVES = (RUN_LIFE, UPLOAD_LIFE, EXPORT_LIFE, WEIGHTS_LIFE, LABEL_CHECK_LIFE, BATCH_LIFE)
+NEAR_CHECK_LIFE = Life(
+    NearCheck,
+    "batch",
+    NearCheckStatus.QUEUED,
+    NearCheckStatus.CHECKING,
+    NearCheckStatus.CANCELLED,
+    NearCheckStatus.FAILED,
+)
+LIVES = (RUN_LIFE, UPLOAD_LIFE, EXPORT_LIFE, WEIGHTS_LIFE, LABEL_CHECK_LIFE, BATCH_LIFE, NEAR_CHECK_LIFE)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from core import near_checks
 from core.config import code_version
 from core.database import database_now
 from core.datasets import checked_name
@@ -317,6 +318,7 @@ def finish_succeeded(session: Session, held: Claim, success: Success) -> Trained
     for export in success.exports:
         session.add(Export(owner_id=run.owner_id, model_id=model.id, status=ExportStatus.READY, **export))
     session.flush()
+    near_checks.request_check(session, version)
     return model
 
 

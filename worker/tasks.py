@@ -4,6 +4,7 @@ from worker.batch import batch_next
 from worker.exporting import export_next
 from worker.ingest.ingest import ingest_next
 from worker.label_checks import check_next as check_labels_next
+from worker.near_checks import near_check_next
 from worker.weights.check import check_next
 from worker.workplace import Workplace
 
@@ -31,7 +32,7 @@ def export(place: Workplace) -> None:
 
 
 def batch(place: Workplace) -> None:
-    """Carry out the label checks and batch predictions that nobody works on."""
+    """Carry out the label checks and batch predictions that nobody works on, then the near checks, which nobody waits for."""
     with place.at_work():
-        while not place.stopping and (check_labels_next(place) or batch_next(place)):
+        while not place.stopping and (check_labels_next(place) or batch_next(place) or near_check_next(place)):
             pass

@@ -18,6 +18,7 @@ from core.tables.models import (
     Weights,
     WeightsStatus,
 )
+from core.tables.near_checks import NearCheck, NearCheckStatus
 from core.tables.people import ApiToken, BrowserSession, Scope, StartLink, User
 from core.tables.runs import LogLine, Metric, Prediction, Run, RunDocument, RunStatus
 from core.tables.uploads import Outcome, ReceiptRow, Transfer, Upload, UploadFile, UploadStatus
@@ -45,6 +46,8 @@ __all__ = [
     "LabelSuggestion",
     "LogLine",
     "Metric",
+    "NearCheck",
+    "NearCheckStatus",
     "NearPair",
     "Outcome",
     "Prediction",

@@ -13,6 +13,7 @@ from core.tables import (
     BatchStatus,
     Decision,
     LabelCheckStatus,
+    NearCheckStatus,
     Outcome,
     RunStatus,
     Split,
@@ -108,6 +109,7 @@ VALUES: dict[str, dict[str, str]] = {
         "other_id": "{i:n / 2}",
     },
     "label_checks": {"id": "{l:n}", "owner_id": _OWNER, "version_id": "{v:n}", "status": f"'{LabelCheckStatus.READY}'"},
+    "near_checks": {"id": "{k:n}", "owner_id": _OWNER, "version_id": "{v:n}", "status": f"'{NearCheckStatus.READY}'"},
     "label_suggestions": {
         "check_id": f"CASE WHEN n < 60000 THEN '{CHECK}' ELSE {{l:n / 100}} END",
         "rank": "n",

@@ -182,8 +182,8 @@ def _all_windows(pictures: Greys) -> tuple[Greys, Greys]:
     detail = np.empty_like(plain)
     for number, (rows, columns) in enumerate(_WINDOWS):
         window: Greys = (rows @ pictures @ columns.T).astype(np.float32)
-        plain[:, number] = _normal(window).reshape(window.shape)
-        detail[:, number] = _normal(_without_soft(window)).reshape(window.shape)
+        plain[:, number] = normal(window).reshape(window.shape)
+        detail[:, number] = normal(without_soft(window)).reshape(window.shape)
     return plain, detail
 
 
@@ -195,7 +195,8 @@ def _against(windows: Greys, whole: Ints, cut: Ints, mirrored: npt.NDArray[np.bo
     return found
 
 
-def _normal(pictures: Greys) -> Greys:
+def normal(pictures: Greys) -> Greys:
+    """`[n, points]`, of mean 0 and length 1: the product of two is their correlation."""
     flat = pictures.reshape(len(pictures), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)
     length = np.linalg.norm(flat, axis=1, keepdims=True)
@@ -203,7 +204,7 @@ def _normal(pictures: Greys) -> Greys:
     return normal
 
 
-def _without_soft(pictures: Greys) -> Greys:
+def without_soft(pictures: Greys) -> Greys:
     """Minus the mean of 5 x 5 points around each."""
     padded = np.pad(pictures, ((0, 0), (2, 2), (2, 2)), mode="edge")
     rows = np.sum([padded[:, start : start + GREY, :] for start in range(5)], axis=0)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from core.backbones import NEAR_BY
 from worker.training.events import Place, Progress
 from worker.training.features import Features
 from worker.training.materials import Workplace, plain_pooled
@@ -54,6 +55,18 @@ def neighbours(work: Workplace, wrong: Sequence[int], *, stored: bool) -> dict[s
         for position, *row in zip(asked, order, similarity, strict=True)
     }
     return {"pictures": len(train), "nearest": nearest}
+
+
+def store_test(work: Workplace) -> None:
+    """Store the features of the plain test pictures beside those of train and validation, where their cosines are of use.
+
+    After the run near duplicates are looked for among what is stored, and a test picture that is in train too is the worst of them. The
+    network has the weights whose features are meant. Costs what asking a model about the test pictures costs.
+    """
+    extractor = plain_pooled(work)
+    if work.config.backbone != NEAR_BY or not work.store.fits(extractor, len(work.folder.pictures), 1):
+        return
+    work.store.features(extractor, work.positions("test"), 1, lambda _done, _of: work.orders.check())
 
 
 def spread_over(positions: np.ndarray, most: int) -> np.ndarray:

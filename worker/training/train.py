@@ -36,7 +36,7 @@ from worker.training.ledger import Ledger, check_reserve, every_variable
 from worker.training.logistic_phase import run_logistic
 from worker.training.machine import device, machine, prepare_tensorflow, versions
 from worker.training.materials import Workplace, make_setup
-from worker.training.neighbours import neighbours
+from worker.training.neighbours import neighbours, store_test
 from worker.training.network import Start, layer_summary, set_trainable
 from worker.training.orders import Orders
 from worker.training.phases import PhaseRun
@@ -260,6 +260,8 @@ def _neighbours(work: Workplace, ledger: Ledger, judged: Judged) -> dict[str, An
         phase = work.config.phases[frozen["phase_index"]]
         stored = phase.features == "cached" and phase.views == 1
         ledger.put_back(work.network, frozen["phase_index"])
+    if stored:
+        store_test(work)
     labels = work.labels("test")
     sure = judged.test[np.arange(len(labels)), labels]
     order = np.argsort(sure, kind="stable")

@@ -7,8 +7,9 @@ import pytest
 
 from tests.worker.training.run_folders import make_run_folder
 from tests.worker.training.workplaces import Opened, open_run
+from worker.training import neighbours as module
 from worker.training.materials import plain_pooled
-from worker.training.neighbours import MOST_ASKED, neighbours, spread_over
+from worker.training.neighbours import MOST_ASKED, neighbours, spread_over, store_test
 
 
 @pytest.fixture
@@ -45,6 +46,18 @@ def test_a_copy_of_a_training_picture_is_its_own_nearest(opened: Opened) -> None
     ((nearest, *_),) = found["nearest"].values()
     assert nearest[0] == ids[train[4]]
     assert nearest[2] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_all_test_pictures_are_stored_where_near_duplicates_are_looked_for_by_the_backbone(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = opened.work
+    before = work.store.computed
+    store_test(work)
+    assert work.store.computed == before, "nobody looks at the features of this backbone"
+    monkeypatch.setattr(module, "NEAR_BY", work.config.backbone)
+    store_test(work)
+    assert work.store.computed == before + len(work.positions("test"))
 
 
 def test_without_mistakes_there_is_nothing_to_look_for(opened: Opened) -> None:

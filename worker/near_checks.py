@@ -1,0 +1,149 @@
+"""Near checks of the `batch` queue: further near duplicates in a version, by features that a run has stored on this machine.
+
+Features propose pairs (`worker.likeness`), the grey copies must agree (`worker.ingest.aligned`): a backbone may find two X-rays as alike as
+an X-ray and its copy. No TensorFlow: features are plain files.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core.database import database_now
+from core.errors import Fenced
+from core.leases import NEAR_CHECK_LIFE, claim, release, write
+from core.logs import about
+from core.near_checks import PAIRS_AT_ONCE, finish_cancelled, finish_ready, record_pairs
+from core.tables import Image, ImageLook, NearCheck, NearPair, VersionImage
+from worker.hold import Hold
+from worker.ingest.aligned import aligned
+from worker.ingest.looks import GREY
+from worker.likeness import alike, find_stored
+from worker.workplace import Workplace
+
+_log = logging.getLogger(__name__)
+ROWS_AT_ONCE = 5000
+_ONE_AT_A_TIME = threading.Lock()
+
+
+class _Stopped(Exception):
+    """Cancelled, or this worker is to end."""
+
+
+def near_check_next(place: Workplace) -> bool:
+    """Claim the next near check and do it; False when none waits, or when another thread of this process is at one."""
+    if not _ONE_AT_A_TIME.acquire(blocking=False):
+        return False  # that thread looks for the next one itself
+    try:
+        with place.database.write() as session:
+            held = claim(session, NEAR_CHECK_LIFE, place.name, place.settings.lease_seconds)
+        if held is None:
+            return False
+        with about(near_check_id=held.id):
+            NearChecking(place, Hold(place, held, NEAR_CHECK_LIFE)).run()
+        return True
+    finally:
+        _ONE_AT_A_TIME.release()
+
+
+class NearChecking:
+    """One attempt at one check. What an attempt before has written is found again as known."""
+
+    def __init__(self, place: Workplace, hold: Hold) -> None:
+        self._place = place
+        self._hold = hold
+
+    def run(self) -> None:
+        """Look, and write down how it ended."""
+        held = self._hold.claim
+        try:
+            self._check()
+        except Fenced as fenced:
+            _log.warning("%s It is left alone.", fenced)
+        except _Stopped:
+            if self._hold.cancelled:
+                self._finish(lambda session: finish_cancelled(session, held))
+            else:
+                self._finish(lambda session: release(session, NEAR_CHECK_LIFE, held))
+        except Exception:
+            _log.exception("near check %s: attempt %s failed by a fault of ours", held.id, held.attempt)
+            # the lease ends now: the sweeper counts a failure, and three of them end the check
+            self._finish(lambda session: write(session, NEAR_CHECK_LIFE, held, lease_expires_at=database_now() - 1))
+            raise
+
+    def _check(self) -> None:
+        held = self._hold.claim
+        ids, digests = self._pictures()
+        stored = find_stored(self._place.settings.cache_folder / "features", digests)
+        if stored is None:
+            self._finish(lambda session: finish_ready(session, held, 0))
+            return
+        there = [ids[place] for place in stored.there.tolist()]
+        pairs = alike(stored.directions, len(there), self._keep)
+        found = 0
+        for start in range(0, len(pairs), PAIRS_AT_ONCE):
+            found += self._confirm([(there[one], there[other]) for one, other in pairs[start : start + PAIRS_AT_ONCE]])
+        _log.info("near check %s: %s pictures, %s candidates, %s new pairs", held.id, len(there), len(pairs), found)
+        self._finish(lambda session: finish_ready(session, held, len(there)))
+
+    def _pictures(self) -> tuple[list[str], np.ndarray]:
+        """Ids and SHA-256 (uint8 [n, 32]) of the version's pictures."""
+        ids: list[str] = []
+        digests = bytearray()
+        with self._place.database.read() as session:
+            version_id = session.get_one(NearCheck, self._hold.claim.id).version_id
+        last = -1
+        columns = select(VersionImage.ordinal, VersionImage.image_id, Image.sha256)
+        columns = columns.join(Image, Image.id == VersionImage.image_id).where(VersionImage.version_id == version_id)
+        while True:
+            self._keep()
+            page = columns.where(VersionImage.ordinal > last).order_by(VersionImage.ordinal).limit(ROWS_AT_ONCE)
+            with self._place.database.read() as session:
+                rows = session.execute(page).all()
+            if not rows:
+                return ids, np.frombuffer(bytes(digests), np.uint8).reshape(-1, 32)
+            ids += [row.image_id for row in rows]
+            digests += b"".join(bytes.fromhex(row.sha256) for row in rows)
+            last = rows[-1].ordinal
+
+    def _confirm(self, pairs: list[tuple[str, str]]) -> int:
+        """Write those pairs that are new and whose grey copies agree; returns how many."""
+        self._keep()
+        pairs = [(min(pair), max(pair)) for pair in pairs]
+        ids = sorted({one for pair in pairs for one in pair})
+        looked = select(ImageLook.image_id, ImageLook.grey).where(ImageLook.image_id.in_(ids), ImageLook.hashes != b"")
+        pair_ids = select(NearPair.image_id, NearPair.other_id).where(NearPair.image_id.in_({one for one, _ in pairs}))
+        with self._place.database.read() as session:
+            greys = {image_id: grey for image_id, grey in session.execute(looked)}  # noqa: C416 - rows are no pairs
+            known = {(one, other) for one, other in session.execute(pair_ids)}
+        asked = [pair for pair in pairs if pair not in known and pair[0] in greys and pair[1] in greys]
+        if not asked:
+            return 0
+        scores = _scores(greys, asked)
+        new = [(*pair, min(score, 1.0)) for pair, score in zip(asked, scores, strict=True) if score > 0]
+        if not new:
+            return 0
+        held = self._hold.claim
+        return self._hold.write(lambda session: record_pairs(session, held, new))
+
+    def _keep(self) -> None:
+        self._hold.keep()
+        if self._place.stopping or self._hold.cancelled:
+            raise _Stopped
+
+    def _finish(self, verb: Callable[[Session], None]) -> None:
+        try:
+            self._hold.write(verb)
+        except Fenced as fenced:
+            _log.warning("%s Its end is not ours to write.", fenced)
+
+
+def _scores(greys: dict[str, bytes], pairs: list[tuple[str, str]]) -> list[float]:
+    """See `aligned`."""
+    places = {image_id: place for place, image_id in enumerate(greys)}
+    pictures = np.frombuffer(b"".join(greys.values()), np.uint8).reshape(-1, GREY, GREY).astype(np.float32)
+    scores: list[float] = aligned(pictures, np.array([(places[one], places[other]) for one, other in pairs])).tolist()
+    return scores
