@@ -66,13 +66,13 @@ class PictureResizer:
         self._mode = mode
         resizer = build_resizer(image_size, mode)
         shape = tf.TensorSpec((1, None, None, 3), tf.uint8)
-        self._call = tf.function(resizer, input_signature=[shape])
+        self._call = tf.function(resizer, input_signature=[shape]).get_concrete_function()
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize uint8 [h, w, 3] to uint8 [height, width, 3]."""
         if self._mode == "pad":
             pixels = _thinned(pixels)
-        resized: NDArray[np.uint8] = self._call(pixels[None]).numpy()[0]
+        resized: NDArray[np.uint8] = self._call(tf.constant(pixels[None])).numpy()[0]
         return resized
 
 
