@@ -81,18 +81,19 @@ def by_features(paths: list[Path]) -> None:
     """Each picture and one heavier copy of it: pairs found by an ingest, and those that a near check adds, counted."""
     from benchmarks._likeness import plain_features  # noqa: PLC0415 - TensorFlow, which hashes do without
 
-    pictures, origins, kinds = [], [], []
+    pictures, looks, origins, kinds = [], [], [], []
     for number, path in enumerate(paths):
         chance = random.Random(number)  # noqa: S311 - what is planted, nothing secret
         try:
-            image = Image.fromarray(examine(path).pixels)
+            image = examine(path).image
         except PictureRefused:
             continue
         kind = chance.choice(HEAVIER)
-        pictures += [np.asarray(image), np.asarray(heavier(image, kind, chance))]
+        copies = (image, heavier(image, kind, chance))
+        pictures += [np.asarray(one) for one in copies]
+        looks += [look_at(one) for one in copies]
         origins += [number, number]
         kinds += ["original", kind]
-    looks = [look_at(one) for one in pictures]
     there = [index for index, look in enumerate(looks) if look.hashes]
     greys = np.stack([np.frombuffer(look.grey, np.uint8).reshape(GREY, GREY) for look in looks]).astype(np.float32)
     hashes = read_hashes([looks[index].hashes for index in there])

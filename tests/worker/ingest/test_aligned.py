@@ -14,7 +14,7 @@ from worker.ingest.looks import GREY, look_at
 
 
 def grey(image: Image.Image) -> np.ndarray:
-    return np.frombuffer(look_at(np.asarray(image)).grey, np.uint8).reshape(GREY, GREY).astype(np.float32)
+    return np.frombuffer(look_at(image).grey, np.uint8).reshape(GREY, GREY).astype(np.float32)
 
 
 # "colour" is left out: of these scenes, which are nothing but colour, another hue makes another grey picture
