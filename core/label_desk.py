@@ -214,6 +214,13 @@ def doubts_from(session: Session, version: DatasetVersion, check: LabelCheck, *,
     return [Doubt(*row) for row in session.execute(query.limit(limit))]
 
 
+def last_decided(session: Session, version: DatasetVersion, check: LabelCheck, *, limit: int) -> list[Doubt]:
+    """What a person has said of doubts, the last word first: it is the one to take back."""
+    query = _doubts(version, check).where(LabelDecision.image_id.is_not(None)).order_by(None)
+    newest = query.order_by(LabelDecision.decided_at.desc(), LabelSuggestion.rank.desc()).limit(limit)
+    return [Doubt(*row) for row in session.execute(newest)]
+
+
 def _doubts(version: DatasetVersion, check: LabelCheck) -> Select[LabelSuggestion, VersionImage, LabelDecision]:
     return (
         select(LabelSuggestion, VersionImage, LabelDecision)

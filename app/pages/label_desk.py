@@ -115,7 +115,7 @@ def show(
     doubt, next_at, decided = None, None, []
     if check is not None and check.status == LabelCheckStatus.READY:
         doubt, next_at = _shown(session, version, check, place.at)
-        decided = list(label_desk.doubts(session, version, check, decided=True, limit=DECIDED).items)
+        decided = label_desk.last_decided(session, version, check, limit=DECIDED)
     return render(
         request,
         DeskView(

@@ -106,6 +106,9 @@ def test_keys_of_the_label_desk_rest_while_a_picture_is_open(chromium: Browser, 
         window.context.add_cookies([asked_house.cookie()])
         visit(window, asked_house, f"/datasets/{asked_house.house.dataset}/label-desk?version=1")
         before = page.url
+        wait_until(
+            lambda: "/display" in str(page.locator(".desk__picture img").get_attribute("src")), 10, "it is sharp"
+        )
         page.locator(".desk__picture a").click()
         wait_for_large(page)
         page.locator("#view h2").click()

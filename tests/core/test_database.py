@@ -1,5 +1,6 @@
 """SQLite as several processes need it: WAL, full sync for writers, the lock taken at BEGIN."""
 
+import sys
 import threading
 
 import pytest
@@ -20,6 +21,11 @@ def test_writers_sync_fully_and_readers_cannot_write(database: Database) -> None
         assert session.execute(text("PRAGMA foreign_keys")).scalar() == 1
     with database.read() as session, pytest.raises(OperationalError, match="readonly"):
         person(session)
+
+
+@pytest.mark.sqlite_only
+def test_a_busy_thread_lets_others_read_their_rows(database: Database) -> None:  # noqa: ARG001 - opening it is what counts
+    assert sys.getswitchinterval() <= 0.001, "see core.database: one row may cost one interval"
 
 
 def test_the_sqlite_in_use_is_one_without_the_wal_bug() -> None:

@@ -187,11 +187,20 @@ def test_what_was_skipped_stays_skipped_when_the_next_is_decided(desk: Desk, whe
     assert third["image_id"] == first["image_id"]
 
 
+def test_the_last_decision_is_the_first_that_can_be_taken_back(desk: Desk) -> None:
+    desk.find()
+    for name in ("cat/0.png", "dog/1.png"):
+        page = checked(desk.browser.get(desk.press("decide", version="1", image_id=desk.ids[name], decision="dismiss")))
+        decided = re.findall(r'name="image_id" value="([^"]*)"', page.partition('id="h-decided"')[2])
+        assert decided[0] == desk.ids[name]
+    assert len(decided) == 2
+
+
 def test_a_decision_taken_back_is_shown_again(desk: Desk) -> None:
     desk.find()
     second = {"version": "1", "image_id": desk.ids["dog/1.png"], "at": "1"}
     page = checked(desk.browser.get(desk.press("decide", **second, decision="dismiss")))
-    undo = re.search(r'<figcaption class="thumb__line">.*?</form>', page, re.DOTALL)
+    undo = re.search(r'<figcaption class="thumb__words">.*?</form>', page, re.DOTALL)
     assert undo
     fields = dict(re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', undo[0]))
     page = checked(desk.browser.get(desk.press("decide", **fields, decision="forget")))
