@@ -171,7 +171,7 @@ def report(paths: list[Path], looks: list, origins: list[int], kinds: list[str],
     if show is not None:
         show.mkdir(parents=True, exist_ok=True)
         for first, second in sorted(wrong)[:200]:
-            sides = [Image.fromarray(examine(paths[one]).pixels).resize((240, 240)) for one in (first, second)]
+            sides = [examine(paths[one]).image.resize((240, 240)) for one in (first, second)]
             both = Image.new("RGB", (490, 240), "white")
             both.paste(sides[0], (0, 0))
             both.paste(sides[1], (250, 0))
