@@ -146,6 +146,7 @@ def report(errors: dict[str, list[float]]) -> str:
     lines = ["| way | error on 2,000 test pictures, mean | 95 % interval | runs |", "|---|---|---|---|"]
     for name, values in errors.items():
         mean, low, high = interval(values)
+        low = max(0.0, low)  # an error
         lines.append(f"| {name} | {100 * mean:.2f} % | {100 * low:.2f} to {100 * high:.2f} % | {len(values)} |")
     for name in list(errors)[:2]:
         pairs = [one - other for one, other in zip(errors[name], errors["B on A"], strict=True)]
