@@ -208,7 +208,8 @@ def test_cancel_ends_a_large_network_within_five_seconds_whatever_it_does(
     if moment in {"the export and its check", "the judgement"}:
         config = {**LARGE, "phases": [{**phase, "epochs": 1} for phase in LARGE["phases"]]}
     counts = {"train": 40, "validation": 4, "test": 20}
-    trainer = start(make_run_folder(tmp_path / "run", config, counts=counts), "--supervised")
+    folder = make_run_folder(tmp_path / "run", config, counts=counts)
+    trainer = start(folder, "--supervised", THAW_TRAINER_TICK_LIMIT="600")  # nobody ticks here
     assert any(MOMENTS[moment](event) for event in trainer.events()), trainer.complaint()
     time.sleep(later)
     said = time.monotonic()
