@@ -24,6 +24,7 @@ from core.leases import (
     LIVES,
     NEAR_CHECK_LIFE,
     RUN_LIFE,
+    SHARE_LIFE,
     UPLOAD_LIFE,
     WEIGHTS_LIFE,
     Life,
@@ -191,6 +192,7 @@ _WHAT_FAILED = {
         "Checking this file failed three times: each time the worker disappeared. It may be damaged or hostile."
     ),
     EXPORT_LIFE.table: "Making this file failed three times: each time the worker disappeared.",
+    SHARE_LIFE.table: "Checking these files failed three times; whoever ingests the upload does it.",
     LABEL_CHECK_LIFE.table: "Looking for label errors failed three times: each time the worker disappeared.",
     NEAR_CHECK_LIFE.table: "Looking for near duplicates failed three times: each time the worker disappeared.",
 }

@@ -2,6 +2,7 @@
 
     python -m benchmarks ingest ../shared/data/dev_sample/flowers5
     python -m benchmarks ingest ../shared/data/dev_sample/flowers5 --megapixels 0.05 0.1 0.2 0.5 1 2 6 --seconds 4 --rounds 3
+    python -m benchmarks ingest ../shared/data/dev_sample/flowers5 --megapixels 1 --workers 2 --processes 1
     python -m benchmarks ingest --memory 100000
 
 The pictures are cut and turned out of the JPEG photographs below the folder, every one differently, and brought to each size that is
@@ -31,6 +32,7 @@ from PIL import Image
 
 import migrations
 from benchmarks._decoding import decode
+from benchmarks._helping import help_on
 from benchmarks.memory import Highest
 from core.config import Settings
 from core.database import Database, open_database
@@ -39,6 +41,8 @@ from core.ids import new_id
 from core.tables import Upload, UploadFile, UploadStatus, User
 from core.uploads import incoming_folder
 from worker.ingest.ingest import ingest_next
+
+NOBODY = "redis://127.0.0.1:1/0"  # no broker: nobody is told of what happens
 
 
 def with_comment(body: bytes, number: int) -> bytes:
@@ -118,8 +122,10 @@ def received(settings: Settings, database: Database, archive: Path) -> None:
         archive.rename(folder / file.id)
 
 
-def ingested(settings: Settings, pictures: Iterator[tuple[str, bytes]], scratch: Path) -> tuple[float, float]:
-    """Seconds, and processor seconds, that the ingest of these pictures takes."""
+def ingested(
+    settings: Settings, pictures: Iterator[tuple[str, bytes]], scratch: Path, helpers: int = 0
+) -> tuple[float, float]:
+    """Seconds, and processor seconds (without those of helpers), that the ingest of these pictures takes."""
     archive = scratch / "a.tar"
     with tarfile.open(archive, "w") as tar:
         for name, body in pictures:
@@ -129,9 +135,16 @@ def ingested(settings: Settings, pictures: Iterator[tuple[str, bytes]], scratch:
     database = open_database(settings)
     migrations.upgrade(database)
     received(settings, database, archive)
+    others = [multiprocessing.get_context("spawn").Process(target=help_on, args=(settings,)) for _ in range(helpers)]
+    for other in others:
+        other.start()
+    time.sleep(3.0 if others else 0.0)  # workers are there before an upload is
     began, used = time.monotonic(), processor_seconds()
     ingest_next(settings, database, owner="benchmark")
     seconds, used = time.monotonic() - began, processor_seconds() - used
+    for other in others:
+        other.kill()
+        other.join()
     with database.read() as session:
         upload = session.query(Upload).one()
     if upload.status != UploadStatus.READY:
@@ -161,6 +174,25 @@ def compare(folder: Path, count: int, megapixels: float | None, given: argparse.
     print(
         f"{pixels / len(files) / 1e6:7.2f} {len(files):9} {plain[0] * each:9.2f} {wall:8.2f} {ratio:7.2f}"
         f" {plain[1] * each:11.2f} {used:8.2f} {of_used:7.2f}",
+        flush=True,
+    )
+
+
+def spread(folder: Path, count: int, megapixels: float | None, given: argparse.Namespace) -> None:
+    """Print the seconds of one upload with one worker and with several, each of `processes` checkers; rounds of both take turns."""
+    alone = together = 0.0
+    pictures = list(photographs(folder, count, megapixels))
+    with tempfile.TemporaryDirectory(prefix="thaw-bench-") as name:
+        for turn in range(2 * given.rounds):
+            folder_of_turn = Path(name) / f"data{turn}"
+            values = {"data_dir": folder_of_turn, "ingest_processes": given.processes, "redis_url": NOBODY}
+            seconds, _ = ingested(Settings(**values), iter(pictures), Path(name), turn % 2 * (given.workers - 1))
+            alone, together = (alone, together + seconds) if turn % 2 else (alone + seconds, together)
+            shutil.rmtree(folder_of_turn)
+    rate = 1000 / (given.rounds * len(pictures))
+    print(
+        f"{len(pictures)} pictures, {given.processes} processes a worker: {alone * rate:.2f} ms a picture with 1 worker, "
+        f"{together * rate:.2f} with {given.workers}; {alone / together:.2f} times as fast",
         flush=True,
     )
 
@@ -195,9 +227,14 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=1, help="compare one worker with so many on one upload instead")
     parser.add_argument("--memory", type=int, metavar="COUNT", help="ingest COUNT tiny pictures and say the memory")
     given = parser.parse_args()
     if given.folder is not None:
+        if given.workers > 1:
+            for megapixels in given.megapixels:
+                spread(given.folder, enough(megapixels, given.seconds), megapixels, given)
+            return
         print(f"{given.folder.name}, {given.processes} processes, {given.rounds} rounds; milliseconds a picture")
         print("     MP  pictures     plain   ingest   ratio   processor:   ingest   ratio")
         for megapixels in given.megapixels:

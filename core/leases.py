@@ -7,7 +7,7 @@ the row gets `Fenced` from its next write and must stop without touching anythin
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.database import database_now
@@ -23,7 +23,9 @@ from core.tables import (
     NearCheckStatus,
     Run,
     RunStatus,
+    ShareStatus,
     Upload,
+    UploadShare,
     UploadStatus,
     Weights,
     WeightsStatus,
@@ -45,6 +47,7 @@ class Life:
         | type[LabelCheck]
         | type[BatchPrediction]
         | type[NearCheck]
+        | type[UploadShare]
     )
     queue: str
     waiting: Any
@@ -87,7 +90,10 @@ NEAR_CHECK_LIFE = Life(
     NearCheckStatus.CANCELLED,
     NearCheckStatus.FAILED,
 )
-LIVES = (RUN_LIFE, UPLOAD_LIFE, EXPORT_LIFE, WEIGHTS_LIFE, LABEL_CHECK_LIFE, BATCH_LIFE, NEAR_CHECK_LIFE)
+SHARE_LIFE = Life(
+    UploadShare, "ingest", ShareStatus.WAITING, ShareStatus.CHECKING, ShareStatus.CANCELLED, ShareStatus.FAILED
+)
+LIVES = (RUN_LIFE, UPLOAD_LIFE, EXPORT_LIFE, WEIGHTS_LIFE, LABEL_CHECK_LIFE, BATCH_LIFE, NEAR_CHECK_LIFE, SHARE_LIFE)
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ class Claim:
     attempt: int
 
 
-def _next_waiting(life: Life) -> Select[str]:
+def _next_waiting(life: Life, *where: ColumnElement[bool]) -> Select[str]:
     """The next row's id: of the owner with the fewest rows being worked on, the oldest."""
     table = life.table
     other = table.__table__.alias("other")
@@ -108,10 +114,10 @@ def _next_waiting(life: Life) -> Select[str]:
         .where(other.c.owner_id == table.owner_id, other.c.status == life.working)
         .scalar_subquery()
     )
-    return select(table.id).where(table.status == life.waiting).order_by(busy, table.id).limit(1)
+    return select(table.id).where(table.status == life.waiting, *where).order_by(busy, table.id).limit(1)
 
 
-def claim(session: Session, life: Life, owner: str, seconds: float) -> Claim | None:
+def claim(session: Session, life: Life, owner: str, seconds: float, *where: ColumnElement[bool]) -> Claim | None:
     """Take the next waiting row for `seconds`, or None when nothing waits.
 
     Args:
@@ -119,9 +125,10 @@ def claim(session: Session, life: Life, owner: str, seconds: float) -> Claim | N
         life: which noun.
         owner: the worker's id, for people to read.
         seconds: length of the lease.
+        where: what else must be true of the row.
     """
     table = life.table
-    while (candidate := session.scalar(_next_waiting(life))) is not None:
+    while (candidate := session.scalar(_next_waiting(life, *where))) is not None:
         row = session.execute(
             update(table)
             .where(table.id == candidate, table.status == life.waiting)

@@ -3,6 +3,7 @@
 from worker.batch import batch_next
 from worker.exporting import export_next
 from worker.ingest.ingest import ingest_next
+from worker.ingest.sharing import help_next
 from worker.label_checks import check_next as check_labels_next
 from worker.near_checks import near_check_next
 from worker.weights.check import check_next
@@ -10,7 +11,7 @@ from worker.workplace import Workplace
 
 
 def ingest(place: Workplace) -> None:
-    """Ingest the received uploads that nobody works on."""
+    """Ingest the received uploads that nobody works on; where there is none, help with those that others ingest."""
     with place.at_work():
         while not place.stopping:
             done = ingest_next(
@@ -20,7 +21,7 @@ def ingest(place: Workplace) -> None:
                 drain=place.drain,
                 announce=place.announcer.changed,
             )
-            if not done and not check_next(place):
+            if not done and not check_next(place) and not help_next(place):
                 return
 
 

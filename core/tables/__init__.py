@@ -21,7 +21,16 @@ from core.tables.models import (
 from core.tables.near_checks import NearCheck, NearCheckStatus
 from core.tables.people import ApiToken, BrowserSession, Scope, StartLink, User
 from core.tables.runs import LogLine, Metric, Prediction, Run, RunDocument, RunStatus
-from core.tables.uploads import Outcome, ReceiptRow, Transfer, Upload, UploadFile, UploadStatus
+from core.tables.uploads import (
+    Outcome,
+    ReceiptRow,
+    ShareStatus,
+    Transfer,
+    Upload,
+    UploadFile,
+    UploadShare,
+    UploadStatus,
+)
 
 __all__ = [
     "ApiToken",
@@ -56,6 +65,7 @@ __all__ = [
     "RunDocument",
     "RunStatus",
     "Scope",
+    "ShareStatus",
     "Singleton",
     "Split",
     "StartLink",
@@ -63,6 +73,7 @@ __all__ = [
     "Transfer",
     "Upload",
     "UploadFile",
+    "UploadShare",
     "UploadStatus",
     "User",
     "UtcDateTime",

@@ -20,6 +20,16 @@ class UploadStatus(StrEnum):
     REJECTED = "rejected"
 
 
+class ShareStatus(StrEnum):
+    """Life of a share of an upload."""
+
+    WAITING = "waiting"
+    CHECKING = "checking"
+    CHECKED = "checked"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
 class Outcome(StrEnum):
     """What became of an uploaded file."""
 
@@ -70,6 +80,23 @@ class UploadFile(Identified, Base):
     sha256: Mapped[str] = mapped_column(String(64))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     __table_args__ = (UniqueConstraint("upload_id", "path", "sha256"),)
+
+
+class UploadShare(Identified, Leased, Base):
+    """Some files of an upload being ingested, offered to other workers; the verbs are in `core.upload_shares`.
+
+    `files`: their names in the upload's incoming folder. `answers`: what a checker said of each, or null where the worker that ingests
+    the upload is to look for itself.
+    """
+
+    __tablename__ = "upload_shares"
+    owner_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"), index=True)
+    status: Mapped[ShareStatus] = mapped_column(status_column(ShareStatus), default=ShareStatus.WAITING)
+    files: Mapped[list[Any]] = mapped_column(default=list)
+    answers: Mapped[list[Any]] = mapped_column(default=list)
+    error: Mapped[str | None] = mapped_column(Text)
+    __table_args__ = (Index(None, "status", "lease_expires_at"), Index(None, "owner_id", "status", "id"))
 
 
 class Transfer(Identified, Base):

@@ -176,7 +176,7 @@ class Checkers:
             return
         *answers, checker.heard = (checker.heard + said).split(b"\n")
         for answer in answers:
-            _decide(checker.jobs.popleft(), json.loads(answer))
+            decide(checker.jobs.popleft(), json.loads(answer))
             checker.crashes, checker.deadline = 0, time.monotonic() + self.seconds
 
     def _crashed(self, checker: _Checker) -> None:
@@ -210,10 +210,22 @@ class Checkers:
         process.wait()
 
 
-def _decide(job: Job, answer: dict[str, Any]) -> None:
+def decide(job: Job, answer: dict[str, Any]) -> None:
+    """Put a checker's answer into its job."""
     if "refused" in answer:
         job.refusal = Refusal(*answer["refused"])
     else:
         name, width, height, fixes = answer["facts"]
         job.look = Look.from_json(answer["look"])
         job.facts = PictureFacts(name, width, height, tuple(fixes))
+
+
+def answer_of(job: Job) -> dict[str, Any] | None:
+    """The answer again; None where the decoder crashed or hung: that may be for reasons of this machine."""
+    if job.refusal is not None:
+        crashed = job.refusal.code in {Code.DECODER_CRASHED, Code.DECODER_TOO_SLOW}
+        return None if crashed else {"refused": [str(job.refusal.code), job.refusal.sentence]}
+    if job.facts is None or job.look is None:
+        return None
+    facts = job.facts
+    return {"facts": [facts.format, facts.width, facts.height, list(facts.fixes)], "look": job.look.to_json()}

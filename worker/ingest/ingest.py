@@ -33,6 +33,7 @@ from worker.ingest.entries import ArchiveLimits, Code
 from worker.ingest.guard import look_columns
 from worker.ingest.held import Cancelled, Drained, Held
 from worker.ingest.sample import sample_pictures
+from worker.ingest.sharing import Sharing
 from worker.ingest.sources import Contents, Received
 from worker.ingest.version import make_version
 from worker.training.pictures import PictureLimits
@@ -151,7 +152,7 @@ class Ingest:
         self._announce(self._claim.id)
 
     def _clear_old_spools(self) -> None:
-        for folder in self._incoming.glob("spool-*"):
+        for folder in (*self._incoming.glob("spool-*"), *self._incoming.glob("share-*")):
             shutil.rmtree(folder, ignore_errors=True)
         self._spool.mkdir(parents=True)
 
@@ -208,8 +209,12 @@ class Ingest:
         batch: list[Job] = []
         stored: list[Future[None]] = []
         written_at, removed = time.monotonic(), self._removals()
-        with Checkers(processes, limits) as checkers, ThreadPoolExecutor(self._storage.parallel) as writers:
-            for job in checkers.check(contents.jobs(self._progress.done, self._spool)):
+        with (
+            Checkers(processes, limits) as checkers,
+            Sharing(self._database, held, checkers, self._incoming) as sharing,
+            ThreadPoolExecutor(self._storage.parallel) as writers,
+        ):
+            for job in sharing.check(contents.jobs(self._progress.done, self._spool)):
                 held.check()
                 batch.append(job)
                 full = len(batch) >= ROWS_AT_ONCE or time.monotonic() - written_at > SECONDS_AT_MOST
