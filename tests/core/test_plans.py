@@ -53,8 +53,8 @@ class Asked:
     few: int = 2_500
 
 
-def _version(session: Session) -> DatasetVersion:
-    version = session.get_one(DatasetVersion, VERSION)
+def _version(session: Session, version_id: str = VERSION) -> DatasetVersion:
+    version = session.get_one(DatasetVersion, version_id)
     version.class_names = [f"class {label}" for label in range(10)]
     return version
 
@@ -143,7 +143,7 @@ ASKED: dict[str, Asked] = {
     ),
     "differences": _second_page(
         lambda session, cursor: Differences().page(
-            session, _version(session), session.get_one(DatasetVersion, "v-0000700"), cursor=cursor
+            session, _version(session), _version(session, "v-0000700"), cursor=cursor
         ),
         few=2 * MANY,  # versions side by side: every picture of them once, and never more
     ),
