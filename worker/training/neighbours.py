@@ -63,8 +63,10 @@ def store_test(work: Workplace) -> None:
     After the run near duplicates are looked for among what is stored, and a test picture that is in train too is the worst of them. The
     network has the weights whose features are meant. Costs what asking a model about the test pictures costs.
     """
+    if work.config.backbone != NEAR_BY:
+        return
     extractor = plain_pooled(work)
-    if work.config.backbone != NEAR_BY or not work.store.fits(extractor, len(work.folder.pictures), 1):
+    if not work.store.fits(extractor, len(work.folder.pictures), 1):
         return
     work.store.features(extractor, work.positions("test"), 1, lambda _done, _of: work.orders.check())
 
