@@ -33,7 +33,9 @@ from worker.workplace import Workplace
 
 _log = logging.getLogger(__name__)
 DRAIN_SECONDS = 7.0  # `thaw serve` stops everything in under 15 s
-CANCEL_SECONDS = 3.5  # a person sees the end within 5 s of asking; a trainer ends itself after 2 of them
+CANCEL_SECONDS = (
+    2.5  # a person sees the end within 5 s of asking, polls included; a trainer ends itself after 2 of them
+)
 LISTEN_SECONDS = 0.2
 FOR_GOOD = frozenset({"config", "data", "weights", "disk_full", "export"})  # trying again would change nothing
 

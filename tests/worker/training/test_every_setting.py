@@ -72,12 +72,28 @@ TUNED = {
     "views": (2, {"features": "cached", "unfreeze_from": "block3_conv"}),
     "unfreeze_from": ("block3_conv", {}),
 }
+# one of each mechanism in every run of the tests, the rest with the slow ones
+ALWAYS = {
+    "resize",
+    "head.pooling",
+    "head.binary",
+    "augmentation.rotation_degrees",
+    "batch_size",
+    "select",
+    "class_weights",
+    "label_smoothing",
+    "seed",
+}
 CASES: list[Any] = [
-    *(pytest.param(name, *case, id=name) for name, case in RUN.items()),
+    *(
+        pytest.param(name, *case, id=name, marks=[] if name in ALWAYS else pytest.mark.slow)
+        for name, case in RUN.items()
+    ),
     *(pytest.param(f"frozen.{n}", *case, id=f"frozen.{n}", marks=pytest.mark.slow) for n, case in PHASE.items()),
     *(pytest.param(f"fine_tune.{n}", *case, id=f"fine_tune.{n}", marks=pytest.mark.slow) for n, case in TUNED.items()),
 ]
 Outcome = tuple[str, list[bytes]]
+pytestmark = pytest.mark.xdist_group("every setting")  # the runs that settings are compared with are made once
 
 
 def test_no_setting_is_left_out() -> None:
