@@ -50,7 +50,8 @@ class IssuesView(View):
     dataset: Dataset
     version: DatasetVersion
     kind: str
-    kinds: Mapping[str, tuple[str, str]]
+    kinds: Mapping[str, tuple[str, str]]  # those that this version has
+    words: Mapping[str, tuple[str, str]]  # of every kind: a check may add an issue of another while the page is made
     issues: Page[VersionIssue]
     places: Mapping[str, VersionImage]
     next_address: str | None
@@ -97,7 +98,7 @@ def show_issues(
     places = catalog.images_by_id(session, shown.id, issues.pictures_of(page.items))
     address = _next(f"/datasets/{dataset.id}/issues", page.next_cursor, version=shown.number, kind=kind)
     there = {one: words for one, words in ISSUES.items() if shown.issues.get(one)}
-    return render(request, IssuesView(dataset, shown, kind, there, page, places, address))
+    return render(request, IssuesView(dataset, shown, kind, there, ISSUES, page, places, address))
 
 
 @router.get("/{dataset_id}/diff")

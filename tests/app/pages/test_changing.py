@@ -7,7 +7,7 @@ from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from app.dependencies import House
-from core.tables import DatasetVersion, User, VersionImage
+from core.tables import DatasetVersion, User, VersionImage, VersionIssue
 from tests.app.people import Belongings, Caller, belongings
 
 pytestmark = pytest.mark.both_databases
@@ -45,6 +45,20 @@ def test_ticked_pictures_are_moved_by_a_plain_form_and_the_difference_is_shown(
     assert "no difference" in browser.get(undone.headers["location"]).text
     issues = browser.get(f"/datasets/{owned.dataset_id}/issues?kind=small_classes")
     assert "pictures." in issues.text
+
+
+def test_an_issue_of_a_kind_that_the_version_has_not_counted_yet_has_its_words(
+    house: House, owned: Belongings, browser: TestClient
+) -> None:
+    one, other, *_ = pictures(house, owned.version_id)
+    with house.database.write() as session:  # as a check does that commits while the page is made
+        found = {"image_id": one, "other_id": other, "score": 0.93}
+        session.add(VersionIssue(version_id=owned.version_id, kind="found_later", number=0, **found))
+    for address in ("issues", "issues?kind=found_later"):
+        shown = browser.get(f"/datasets/{owned.dataset_id}/{address}")
+        assert shown.status_code == 200
+        assert "Found later" in shown.text
+        assert "0.930" in shown.text
 
 
 def test_a_form_without_ticked_pictures_says_so(house: House, owned: Belongings, browser: TestClient) -> None:
