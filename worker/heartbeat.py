@@ -1,4 +1,4 @@
-"""Every worker process says every 10 s that it lives, by the database's clock, and keeps its cache free of deleted pictures."""
+"""Every worker process says every 10 s that it lives, by the database's clock."""
 
 import logging
 import threading
@@ -8,7 +8,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core.database import database_now
 from core.tables import WorkerRow
-from worker.cache_cleaning import CacheCleaning
 from worker.devices import devices
 from worker.workplace import Workplace
 
@@ -21,7 +20,6 @@ class Heartbeat:
 
     def __init__(self, place: Workplace) -> None:
         self._place = place
-        self._cleaning = CacheCleaning(place)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="heartbeat", daemon=True)
         self._devices = devices(place.settings)
@@ -44,11 +42,10 @@ class Heartbeat:
         while True:
             try:
                 self.beat()
-                self._cleaning.look()
             except SQLAlchemyError:
                 _log.warning("the database does not answer; the next heartbeat is in %.0f s", EVERY_SECONDS)
-            except OSError as error:
-                _log.warning("the cache was not looked at: %s", error)
+            except Exception:  # noqa: BLE001 - whatever it is: a worker that is taken for dead loses its work
+                _log.exception("a heartbeat failed; the next is in %.0f s", EVERY_SECONDS)
             if self._stopping.wait(EVERY_SECONDS):
                 return
 

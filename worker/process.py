@@ -1,4 +1,4 @@
-"""A worker process from its start to its end: place, heartbeat, tasks, Celery. (`predict` begins in worker/prediction.)"""
+"""A worker process from its start to its end: place, heartbeat, clean cache, tasks, Celery. (`predict` begins in worker/prediction.)"""
 
 import logging
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from core.config import Settings
 from core.leftovers import remove_left_folders
 from worker import tasks
+from worker.cache_cleaning import CacheCleaner
 from worker.celery_app import Task, work
 from worker.heartbeat import Heartbeat
 from worker.supervisor import Supervisor
@@ -42,12 +43,14 @@ def _tidy(place: Workplace) -> None:
 
 @contextmanager
 def opened_place(settings: Settings, queues: tuple[str, ...]) -> Iterator[Workplace]:
-    """The workplace of this process, with its heartbeat going."""
+    """The workplace of this process, with its heartbeat going and its cache kept clean."""
     place = Workplace(settings, queues)
-    heartbeat = Heartbeat(place)
+    heartbeat, cleaner = Heartbeat(place), CacheCleaner(place)
     heartbeat.start()
+    cleaner.start()
     try:
         yield place
     finally:
+        cleaner.stop()
         heartbeat.stop()
         place.close()

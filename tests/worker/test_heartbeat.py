@@ -1,5 +1,6 @@
 """Worker rows."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,27 @@ def test_the_row_goes_at_an_orderly_stop(place: Workplace) -> None:
     heartbeat.stop()
     with place.database.read() as session:
         assert session.scalars(select(WorkerRow)).all() == []
+
+
+def test_no_fault_ends_the_heartbeats(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    beats: list[None] = []
+
+    def broken(_: Heartbeat) -> None:
+        beats.append(None)
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(Heartbeat, "beat", broken)
+    monkeypatch.setattr("worker.heartbeat.EVERY_SECONDS", 0.01)
+    heartbeat = Heartbeat(place)
+    heartbeat.start()
+    deadline = time.monotonic() + 20
+    while len(beats) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    heartbeat.stop()
+    assert len(beats) >= 3
+    assert "a fault" in caplog.text
 
 
 def test_every_machine_has_a_processor_with_memory(tmp_path: Path) -> None:
