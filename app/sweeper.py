@@ -51,6 +51,7 @@ from core.tables import (
     utc_now,
 )
 from core.transfers import remove_abandoned
+from core.unseen_versions import forget_abandoned
 
 _log = logging.getLogger(__name__)
 NAME = "sweeper"
@@ -181,6 +182,9 @@ class Sweeper:
             abandoned = remove_abandoned(session, self._settings)
         if abandoned:
             _log.info("%s uploads were removed: nobody went on with them", abandoned)
+        unseen = forget_abandoned(self._database)
+        if unseen:
+            _log.info("%s dataset versions were removed that nobody had finished", unseen)
         remove_left_folders(self._database, self._settings)
         remove_left_files(self._database, self._storage)
 

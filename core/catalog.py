@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, String, and_, cast, func, or_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
 
 from core.database import database_now
+from core.datasets import SEEN
 from core.errors import NotFound
 from core.issues import checked_kind, has_issue
 from core.paging import DEFAULT_LIMIT, MOST, Page
@@ -155,7 +156,7 @@ def latest_versions(session: Session, dataset_ids: Sequence[str]) -> dict[str, D
     """The newest version of each of these datasets (of one page), by dataset id."""
     newest = (
         select(DatasetVersion.dataset_id, func.max(DatasetVersion.number).label("number"))
-        .where(DatasetVersion.dataset_id.in_(dataset_ids))
+        .where(DatasetVersion.dataset_id.in_(dataset_ids), SEEN)
         .group_by(DatasetVersion.dataset_id)
         .subquery()
     )
@@ -164,9 +165,9 @@ def latest_versions(session: Session, dataset_ids: Sequence[str]) -> dict[str, D
 
 
 def list_versions(session: Session, dataset_id: str, wish: Wish) -> Page[DatasetVersion]:
-    """The versions of a dataset, newest first by default."""
-    query = select(DatasetVersion).where(DatasetVersion.dataset_id == dataset_id)
-    return _paged(session, query, DatasetVersion, wish, {})
+    """The versions of a dataset, newest first. By number: of two that were made at once the first may have got the second number."""
+    query = select(DatasetVersion).where(DatasetVersion.dataset_id == dataset_id, SEEN)
+    return _paged(session, query, DatasetVersion, replace(wish, sort="-number"), {"number": DatasetVersion.number})
 
 
 def list_uploads(session: Session, dataset_id: str, limit: int = 10) -> Sequence[Upload]:

@@ -15,6 +15,7 @@ from core.ids import new_id
 from core.tables import Dataset, DatasetVersion, Image, ImageLook, Run, RunStatus, Split, VersionImage, utc_now
 
 MOST_TAGS = 50
+SEEN = DatasetVersion.number > 0  # false while its rows are being written (`core.unseen_versions`)
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def find_version(session: Session, owner_id: str, version_id: str) -> DatasetVer
     Raises:
         NotFound: no such version, or another person's.
     """
-    found = select(DatasetVersion).where(DatasetVersion.id == version_id, DatasetVersion.owner_id == owner_id)
+    found = select(DatasetVersion).where(DatasetVersion.id == version_id, DatasetVersion.owner_id == owner_id, SEEN)
     version = session.scalar(found)
     if version is None:
         raise NotFound(f'There is no dataset version "{version_id}".')
@@ -110,7 +111,7 @@ def base_of(session: Session, dataset: Dataset, version_id: str | None) -> Datas
         InputInvalid: it has no such version.
     """
     version = session.get(DatasetVersion, version_id) if version_id else latest_version(session, dataset.id)
-    if version is None or version.dataset_id != dataset.id:
+    if version is None or version.dataset_id != dataset.id or version.number < 1:
         message = f'This dataset has no version "{version_id}".' if version_id else "This dataset has no version yet."
         raise InputInvalid(message, problems=(FieldProblem("base_version_id", message, version_id),))
     return version
@@ -118,7 +119,7 @@ def base_of(session: Session, dataset: Dataset, version_id: str | None) -> Datas
 
 def latest_version(session: Session, dataset_id: str) -> DatasetVersion | None:
     """The version with the highest number, or None before the first upload is ready."""
-    found = select(DatasetVersion).where(DatasetVersion.dataset_id == dataset_id)
+    found = select(DatasetVersion).where(DatasetVersion.dataset_id == dataset_id, SEEN)
     return session.scalar(found.order_by(DatasetVersion.number.desc()).limit(1))
 
 
@@ -194,7 +195,9 @@ def add_version(session: Session, dataset: Dataset, draft: VersionDraft) -> Data
     counts: dict[str, dict[str, int]] = {name: {split.value: 0 for split in Split} for name in class_names}
     for one in draft.pictures:
         counts[one.class_name][one.split.value] += 1
-    newest = session.scalar(select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id))
+    newest = session.scalar(
+        select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id, SEEN)
+    )
     version = DatasetVersion(
         owner_id=dataset.owner_id,
         dataset_id=dataset.id,

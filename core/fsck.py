@@ -21,6 +21,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.config import Settings
 from core.database import Database
+from core.datasets import SEEN
 from core.errors import NotFound
 from core.freeing import hold_removals
 from core.leftovers import (
@@ -252,7 +253,7 @@ class Fsck:
             .join(DatasetVersion, DatasetVersion.id == VersionImage.version_id)
             .join(Dataset, Dataset.id == DatasetVersion.dataset_id)
             .join(Image, Image.id == VersionImage.image_id)
-            .where(Image.sha256 == sha256)
+            .where(Image.sha256 == sha256, SEEN)
             .limit(4)
         )
         with self._database.read() as session:

@@ -5,12 +5,13 @@ which of them matter in a version, across which splits and classes, is read off 
 own issues without a picture being looked at.
 """
 
-from collections.abc import Iterable
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from itertools import combinations
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, and_, cast, func, insert, literal, null, or_, select
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select
 from sqlalchemy.orm import Session
 
 from core.near_pairs import near_pairs
@@ -43,7 +44,8 @@ class Kind(StrEnum):
 _CODES = {"duplicate": Kind.DUPLICATES, "leak": Kind.LEAKS, "label_conflict": Kind.CONFLICTS}
 _TEST_FIRST = (Split.TEST, Split.VALIDATION, Split.TRAIN)
 _AT_ONCE = 5000
-_COLUMNS = ["version_id", "kind", "number", "image_id", "other_id", "score", "detail"]
+COLUMNS = ("version_id", "kind", "number", "image_id", "other_id", "score", "detail")
+_Found = tuple[Kind, str | None, str | None, float | None, str]  # kind, one picture, another one, score, detail
 
 
 def record_issues(session: Session, version: DatasetVersion, *, upload_id: str | None = None) -> dict[str, int]:
@@ -54,73 +56,69 @@ def record_issues(session: Session, version: DatasetVersion, *, upload_id: str |
         version: the new version.
         upload_id: the upload whose exact duplicates were taken out, if an upload made it.
     """
-    if upload_id is not None:
-        for code, kind in _CODES.items():
-            _write(session, version, kind, _exact(upload_id, code))
-    _write_near(session, version)
-    _write_torn_groups(session, version)
-    _write_flagged(session, version)
-    _write_classes(session, version)
-    counted = select(VersionIssue.kind, func.count()).where(VersionIssue.version_id == version.id)
-    found = {kind: count for kind, count in session.execute(counted.group_by(VersionIssue.kind))}  # noqa: C416 - rows are no pairs
-    version.issues = {kind.value: found.get(kind.value, 0) for kind in Kind}
+    counts: Counter[str] = Counter()
+    for rows in find_issues(session, version, upload_id=upload_id):
+        session.execute(insert(VersionIssue), rows)
+        counts.update(row["kind"] for row in rows)
+    version.issues = {kind.value: counts[kind] for kind in Kind}
     session.flush()
     return version.issues
 
 
-def _write(session: Session, version: DatasetVersion, kind: Kind, rows: Any) -> None:
-    """Rows of (image, other image, score, detail), numbered in their order after those of the same kind that are there."""
-    there = _count(session, version, kind)
-    found = rows.subquery()
-    number = func.row_number().over(order_by=(found.c.place, found.c.second)) - 1 + there
-    values = (literal(version.id), literal(kind.value), number, found.c.image, found.c.other, found.c.score)
-    session.execute(insert(VersionIssue).from_select(_COLUMNS, select(*values, found.c.detail)))
+def find_issues(
+    session: Session, version: DatasetVersion, *, upload_id: str | None = None
+) -> Iterator[list[dict[str, Any]]]:
+    """The issues of a version that has all its rows, as rows of `VersionIssue`, at most some thousand at a time; only reads."""
+    found = itertools.chain(
+        *(_exact(session, upload_id, code, kind) for code, kind in _CODES.items() if upload_id is not None),
+        _near(session, version),
+        _torn_groups(session, version),
+        _flagged(session, version),
+        _classes(version),
+    )
+    numbers: Counter[Kind] = Counter()
+    while some := list(itertools.islice(found, _AT_ONCE)):
+        rows = []
+        for kind, image_id, other_id, score, detail in some:
+            number = numbers[kind]
+            rows.append(
+                dict(zip(COLUMNS, (version.id, kind.value, number, image_id, other_id, score, detail), strict=True))
+            )
+            numbers[kind] += 1
+        yield rows
 
 
-def _exact(upload_id: str, code: str) -> Any:
-    said = ReceiptRow.path + literal(": ") + ReceiptRow.reason
-    return select(
-        ReceiptRow.ordinal.label("place"),
-        literal(0).label("second"),
-        ReceiptRow.image_id.label("image"),
-        cast(null(), String(36)).label("other"),
-        literal(1.0).label("score"),
-        said.label("detail"),
-    ).where(ReceiptRow.upload_id == upload_id, ReceiptRow.code == code)
+def _exact(session: Session, upload_id: str, code: str, kind: Kind) -> Iterator[_Found]:
+    told = select(ReceiptRow.image_id, ReceiptRow.path, ReceiptRow.reason)
+    told = told.where(ReceiptRow.upload_id == upload_id, ReceiptRow.code == code).order_by(ReceiptRow.ordinal)
+    for image_id, path, reason in session.execute(told.execution_options(yield_per=_AT_ONCE)):
+        yield kind, image_id, None, 1.0, f"{path}: {reason}"
 
 
-def _write_near(session: Session, version: DatasetVersion) -> None:
-    """Near duplicates, and which of them are in two splits or in two classes."""
-    kinds = (Kind.NEAR_DUPLICATES, Kind.LEAKS, Kind.CONFLICTS)
-    there = {kind: _count(session, version, kind) for kind in kinds}
+def _near(session: Session, version: DatasetVersion) -> Iterator[_Found]:
+    """Near duplicates, and which of them are in two splits or in two classes.
+
+    A pair that was found while the version was being made may have been added to it already (`core.near_checks`): read after the pairs,
+    because both are written in one transaction.
+    """
     for some in near_pairs(session, version.id):
-        parted = {Kind.NEAR_DUPLICATES: some}
-        parted[Kind.LEAKS] = [pair for pair in some if pair.one.split != pair.other.split]
-        parted[Kind.CONFLICTS] = [pair for pair in some if pair.one.label != pair.other.label]
-        rows = [
-            {
-                "version_id": version.id,
-                "kind": kind.value,
-                "number": number,
-                "image_id": pair.one.image_id,
-                "other_id": pair.other.image_id,
-                "score": pair.score,
-            }
-            for kind in kinds
-            for number, pair in enumerate(parted[kind], there[kind])
-        ]
-        there = {kind: there[kind] + len(parted[kind]) for kind in kinds}
-        if rows:
-            session.execute(insert(VersionIssue), rows)
+        if not some:
+            continue
+        told = select(VersionIssue.image_id, VersionIssue.other_id)
+        told = told.where(VersionIssue.version_id == version.id, VersionIssue.kind == Kind.FOUND_LATER.value)
+        known = {(one, other) for one, other in session.execute(told)}
+        for pair in some:
+            ids = (pair.one.image_id, pair.other.image_id)
+            if ids in known:
+                continue
+            yield Kind.NEAR_DUPLICATES, *ids, pair.score, ""
+            if pair.one.split != pair.other.split:
+                yield Kind.LEAKS, *ids, pair.score, ""
+            if pair.one.label != pair.other.label:
+                yield Kind.CONFLICTS, *ids, pair.score, ""
 
 
-def _count(session: Session, version: DatasetVersion, kind: Kind) -> int:
-    """Issues of this kind that are there."""
-    mine = (VersionIssue.version_id == version.id, VersionIssue.kind == kind.value)
-    return session.scalar(select(func.count()).select_from(VersionIssue).where(*mine)) or 0
-
-
-def _write_torn_groups(session: Session, version: DatasetVersion) -> None:
+def _torn_groups(session: Session, version: DatasetVersion) -> Iterator[_Found]:
     """For every group and every two splits that it is in: its first picture in each.
 
     In two plain queries: joined with themselves, SQLite took the pictures of a version times themselves.
@@ -136,63 +134,39 @@ def _write_torn_groups(session: Session, version: DatasetVersion) -> None:
     pairs = sorted(
         (places[one], places[two], group)
         for group, places in groups.items()
-        for one, two in combinations(_TEST_FIRST, 2)
+        for one, two in itertools.combinations(_TEST_FIRST, 2)
         if one in places and two in places
     )
-    there = _count(session, version, Kind.LEAKS)
     for start in range(0, len(pairs), _AT_ONCE):
         some = pairs[start : start + _AT_ONCE]
         asked = {place for one, two, _ in some for place in (one, two)}
         found = select(VersionImage.ordinal, VersionImage.image_id)
         found = found.where(VersionImage.version_id == version.id, VersionImage.ordinal.in_(asked))
         images = {ordinal: image_id for ordinal, image_id in session.execute(found)}  # noqa: C416 - rows are no pairs
-        session.execute(
-            insert(VersionIssue),
-            [
-                {
-                    "version_id": version.id,
-                    "kind": Kind.LEAKS.value,
-                    "number": there + start + number,
-                    "image_id": images[one],
-                    "other_id": images[two],
-                    "detail": f"group {group}",
-                }
-                for number, (one, two, group) in enumerate(some)
-            ],
-        )
+        for one, two, group in some:
+            yield Kind.LEAKS, images[one], images[two], None, f"group {group}"
 
 
-def _write_flagged(session: Session, version: DatasetVersion) -> None:
+def _flagged(session: Session, version: DatasetVersion) -> Iterator[_Found]:
     """Odd pictures, in one pass over the looks of all: each of them is a row of a kilobyte."""
-    there = {flag: _count(session, version, Kind(flag.value)) for flag in Flag}
     odd = select(VersionImage.image_id, ImageLook.flags).join(ImageLook, ImageLook.image_id == VersionImage.image_id)
     odd = odd.where(VersionImage.version_id == version.id, ImageLook.flags != 0).order_by(VersionImage.ordinal)
-    for some in session.execute(odd.execution_options(yield_per=_AT_ONCE)).partitions():
-        rows = []
-        for image_id, flags in some:
-            for flag in Flag:
-                if flags & bit(flag):
-                    row = {"version_id": version.id, "kind": flag.value, "number": there[flag], "image_id": image_id}
-                    rows.append(row)
-                    there[flag] += 1
-        session.execute(insert(VersionIssue), rows)
+    for image_id, flags in session.execute(odd.execution_options(yield_per=_AT_ONCE)):
+        for flag in Flag:
+            if flags & bit(flag):
+                yield Kind(flag.value), image_id, None, None, ""
 
 
-def _write_classes(session: Session, version: DatasetVersion) -> None:
+def _classes(version: DatasetVersion) -> Iterator[_Found]:
     totals = {name: sum(counts.values()) for name, counts in version.counts.items()}
-    small = [f'Class "{name}" has {count} pictures.' for name, count in totals.items() if count < FEWEST]
+    for name, count in totals.items():
+        if count < FEWEST:
+            yield Kind.SMALL_CLASSES, None, None, None, f'Class "{name}" has {count} pictures.'
     least, most = min(totals, key=totals.__getitem__), max(totals, key=totals.__getitem__)
-    unequal = []
     if totals[most] > MOST_UNEQUAL * totals[least]:
         times = totals[most] / max(1, totals[least])
-        unequal = [f'Class "{most}" has {totals[most]:,} pictures, {times:.0f} times as many as "{least}".']
-    rows = [
-        {"version_id": version.id, "kind": kind.value, "number": number, "detail": sentence}
-        for kind, sentences in ((Kind.SMALL_CLASSES, small), (Kind.IMBALANCE, unequal))
-        for number, sentence in enumerate(sentences)
-    ]
-    if rows:
-        session.execute(insert(VersionIssue), rows)
+        said = f'Class "{most}" has {totals[most]:,} pictures, {times:.0f} times as many as "{least}".'
+        yield Kind.IMBALANCE, None, None, None, said
 
 
 def checked_kind(kind: str) -> Kind:

@@ -12,10 +12,10 @@ from sqlalchemy import ColumnElement, Select, and_, case, delete, func, insert, 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, joinedload
 
-from core.database import database_now
+from core.database import Database, database_now
 from core.errors import Conflict, FieldProblem, InputInvalid, NotFound
 from core.leases import LABEL_CHECK_LIFE, Claim, write
-from core.new_version import change_version, chunks
+from core.new_version import change_version
 from core.paging import Page, checked_limit, decode_cursor, encode_cursor
 from core.presets import PRESETS
 from core.queue import Queue
@@ -34,6 +34,7 @@ from core.tables import (
     utc_now,
 )
 from core.version_changes import MOST_PICKED, Relabel, VersionChanges
+from core.version_plan import chunks
 
 QUICK = "quick"  # the preset that is trained again: the head alone, in seconds
 ROWS_AT_ONCE = 2000
@@ -357,7 +358,7 @@ def to_apply(session: Session, version: DatasetVersion, *, test: bool) -> dict[s
     return found
 
 
-def apply_decisions(session: Session, version: DatasetVersion, *, test: bool) -> DatasetVersion:
+def apply_decisions(database: Database, version: DatasetVersion, *, test: bool) -> DatasetVersion:
     """Make the next version with the labels that a person has changed: of test, or of train and validation.
 
     They are two verbs because they mean two things: new labels of train and validation leave the test alone, so that what they bring can be
@@ -367,7 +368,8 @@ def apply_decisions(session: Session, version: DatasetVersion, *, test: bool) ->
         Conflict: nothing waits.
         InputInvalid: the result cannot be learned from.
     """
-    wanted = to_apply(session, version, test=test)
+    with database.read() as session:
+        wanted = to_apply(session, version, test=test)
     left = MOST_PICKED
     changes = []
     for class_name, image_ids in wanted.items():
@@ -379,7 +381,7 @@ def apply_decisions(session: Session, version: DatasetVersion, *, test: bool) ->
     note += (
         ", test pictures among them: earlier test scores are not comparable." if test else "; the test is untouched."
     )
-    return change_version(session, version, VersionChanges(relabel=changes), notes=[note])
+    return change_version(database, version, VersionChanges(relabel=changes), notes=[note])
 
 
 def next_test_place(session: Session, version: DatasetVersion, after: int = -1) -> VersionImage | None:

@@ -115,13 +115,12 @@ def list_versions(dataset_id: str, session: ReadSession, person: Person, paging:
 
 
 @router.post("/datasets/{dataset_id}/versions", status_code=201)
-def make_version(
-    dataset_id: str, given: VersionIn, session: WriteSession, person: Person, response: Response
-) -> VersionOut:
+def make_version(dataset_id: str, given: VersionIn, house: TheHouse, person: Person, response: Response) -> VersionOut:
     """Move, relabel or remove pictures, rename or merge classes, split again: the next version; the base stays as it is."""
-    dataset = datasets.find_dataset(session, person.id, dataset_id)
-    base = datasets.base_of(session, dataset, given.base_version_id)
-    version = change_version(session, base, given.changes)
+    with house.database.read() as session:
+        dataset = datasets.find_dataset(session, person.id, dataset_id)
+        base = datasets.base_of(session, dataset, given.base_version_id)
+    version = change_version(house.database, base, given.changes)
     response.headers["Location"] = f"{API}/dataset-versions/{version.id}"
     return version_out(version)
 

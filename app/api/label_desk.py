@@ -112,11 +112,10 @@ def decide(version_id: str, given: LabelDecisionsIn, session: WriteSession, pers
 
 
 @router.post("/dataset-versions/{version_id}/label-decisions/apply", status_code=201)
-def apply(
-    version_id: str, given: LabelsAppliedIn, session: WriteSession, person: Person, response: Response
-) -> VersionOut:
+def apply(version_id: str, given: LabelsAppliedIn, house: TheHouse, person: Person, response: Response) -> VersionOut:
     """Make the next version with the changed labels of train and validation, or with those of test (then the test is another one)."""
-    base = datasets.find_version(session, person.id, version_id)
-    version = label_desk.apply_decisions(session, base, test=given.test)
+    with house.database.read() as session:
+        base = datasets.find_version(session, person.id, version_id)
+    version = label_desk.apply_decisions(house.database, base, test=given.test)
     response.headers["Location"] = f"{API}/dataset-versions/{version.id}"
     return version_out(version)

@@ -15,7 +15,7 @@ from app.receiving_archive import receive_archive
 from app.templating import View, render
 from core import batch_predictions
 from core.batch_predictions import GOING, batches_of, find_batch
-from core.datasets import find_version
+from core.datasets import SEEN, find_version
 from core.models import find_model
 from core.tables import BatchPrediction, BatchStatus, Dataset, DatasetVersion, TrainedModel
 
@@ -69,7 +69,9 @@ def batch_rows(session: Session, model: TrainedModel) -> list[BatchRow]:
 def versions_of(session: Session, owner_id: str) -> list[tuple[str, str]]:
     """(id, title) of a person's newest dataset versions, to choose from."""
     query = select(DatasetVersion.id, Dataset.name, DatasetVersion.number, DatasetVersion.image_count)
-    query = query.join(Dataset, Dataset.id == DatasetVersion.dataset_id).where(DatasetVersion.owner_id == owner_id)
+    query = query.join(Dataset, Dataset.id == DatasetVersion.dataset_id).where(
+        DatasetVersion.owner_id == owner_id, SEEN
+    )
     rows = session.execute(query.order_by(DatasetVersion.id.desc()).limit(MOST_VERSIONS))
     return [(row.id, f"{row.name}, version {row.number} ({row.image_count:,} pictures)") for row in rows]
 

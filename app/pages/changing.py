@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from app.dependencies import Person, ReadSession, TheHouse, WriteSession
+from app.dependencies import Person, ReadSession, TheHouse
 from app.pages.forms import see_other
 from app.reasons import ISSUES
 from app.templating import View, render
@@ -130,7 +130,7 @@ def _numbered(session: Session, dataset: Dataset, number: int | None) -> Dataset
     if number is None:
         found = datasets.latest_version(session, dataset.id)
     else:
-        mine = (DatasetVersion.dataset_id == dataset.id, DatasetVersion.number == number)
+        mine = (DatasetVersion.dataset_id == dataset.id, DatasetVersion.number == number, datasets.SEEN)
         found = session.scalar(select(DatasetVersion).where(*mine))
     if found is None:
         raise NotFound("This dataset has no such version.")
@@ -143,13 +143,12 @@ def _base(session: Session, dataset: Dataset, version: DatasetVersion) -> Datase
 
 
 @router.post("/{dataset_id}/changes")
-def change(
-    session: WriteSession, person: Person, dataset_id: str, chosen: Annotated[Chosen, Depends(_chosen)]
-) -> Response:
+def change(house: TheHouse, person: Person, dataset_id: str, chosen: Annotated[Chosen, Depends(_chosen)]) -> Response:
     """Make the next version as the form says, and show what became different."""
-    dataset = datasets.find_dataset(session, person.id, dataset_id)
-    base = datasets.base_of(session, dataset, chosen.fields.get("base_version_id"))
-    version = change_version(session, base, _wanted(base, chosen))
+    with house.database.read() as session:
+        dataset = datasets.find_dataset(session, person.id, dataset_id)
+        base = datasets.base_of(session, dataset, chosen.fields.get("base_version_id"))
+    version = change_version(house.database, base, _wanted(base, chosen))
     return see_other(f"/datasets/{dataset.id}/diff?before={base.number}&after={version.number}")
 
 

@@ -14,7 +14,7 @@ from app.pages.forms import Fields, see_other
 from app.templating import View, render
 from core import label_desk
 from core.comparison import Paired, paired
-from core.datasets import find_dataset, latest_version
+from core.datasets import SEEN, find_dataset, latest_version
 from core.errors import NotFound
 from core.label_desk import Doubt, Progress, newest_quick_run
 from core.tables import (
@@ -97,7 +97,7 @@ class TestView(View):
 def _version(session: Session, dataset: Dataset, number: int | None) -> DatasetVersion:
     version = latest_version(session, dataset.id)
     if number is not None:
-        mine = (DatasetVersion.dataset_id == dataset.id, DatasetVersion.number == number)
+        mine = (DatasetVersion.dataset_id == dataset.id, DatasetVersion.number == number, SEEN)
         version = session.scalar(select(DatasetVersion).where(*mine))
     if version is None:
         raise NotFound(f'There is no version {number or 1} of "{dataset.name}".')
@@ -188,10 +188,11 @@ def decide(session: WriteSession, person: Person, dataset_id: str, form: Fields)
 
 
 @router.post("/apply")
-def apply(session: WriteSession, person: Person, dataset_id: str, form: Fields) -> Response:
+def apply(house: TheHouse, person: Person, dataset_id: str, form: Fields) -> Response:
     """Make the next version."""
-    version = _version_of(session, person.id, dataset_id, form)
-    return _back(label_desk.apply_decisions(session, version, test=bool(form.get("test"))))
+    with house.database.read() as session:
+        version = _version_of(session, person.id, dataset_id, form)
+    return _back(label_desk.apply_decisions(house.database, version, test=bool(form.get("test"))))
 
 
 @router.post("/train")

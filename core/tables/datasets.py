@@ -34,6 +34,7 @@ class DatasetVersion(Identified, Base):
     """A frozen list of pictures with class names and splits.
 
     `class_names` is the stored order: a label is an index into it. `counts` maps class name to {train, validation, test}.
+    `number` counts from 1 in the dataset; below 0: its rows are being written, nobody sees it yet (`core.unseen_versions`).
     `base_version_id`: the version it was made from by changing it (deleted perhaps); None for one that an upload made.
     """
 

@@ -1,12 +1,17 @@
 """Rows that tests of the verbs need: a person, a dataset version, a queue that remembers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from core import accounts, datasets
-from core.database import after_commit
+from core.database import Database, after_commit
+from core.new_version import change_version
 from core.tables import DatasetVersion, Split, TrainedModel, User
+from core.version_changes import VersionChanges
 
 SPLITS = [*[Split.TRAIN] * 3, Split.VALIDATION, Split.TEST]
 
@@ -57,3 +62,23 @@ def version(session: Session, owner: User, *, classes: int = 2, each: int = 5, n
                 datasets.Placed(image_id, sha256, f"c{label}/{number}.png", f"class {label}", SPLITS[number % 5])
             )
     return datasets.add_version(session, dataset, datasets.VersionDraft(placed))
+
+
+@contextmanager
+def database_of(session: Session) -> Iterator[Database]:
+    """The database of a session, which is committed first, for what writes in transactions of its own."""
+    session.commit()
+    engine = session.get_bind()
+    assert isinstance(engine, Engine)
+    database = Database(engine.url.render_as_string(hide_password=False))
+    yield database
+    database.close()
+
+
+def changed(session: Session, base: DatasetVersion, **changes: object) -> DatasetVersion:
+    """The next version, made from this base. What the session has written is committed."""
+    session.refresh(base)
+    with database_of(session) as database:
+        made = change_version(database, base, VersionChanges.model_validate(changes))
+    session.expire_all()
+    return session.get_one(DatasetVersion, made.id)

@@ -7,10 +7,10 @@ from sqlalchemy.orm import Session
 from core import datasets, near_pairs
 from core.database import Database
 from core.issues import list_issues, record_issues
-from core.new_version import change_version
 from core.tables import DatasetVersion, ImageLook, NearPair, VersionImage
 from core.version_changes import VersionChanges
-from tests.core.rows import person, version
+from core.version_plan import make_plan
+from tests.core.rows import changed, person, version
 from tests.core.sqlite_steps import sqlite_steps
 
 
@@ -35,7 +35,7 @@ def test_near_duplicates_of_a_version_are_found_in_its_order_however_far_apart(
         pair_up(session, base, by=7)
         gone = datasets.placed_pictures(session, base)[4].image_id
         record_issues(session, base)
-        left = change_version(session, base, VersionChanges.model_validate({"remove": [gone]}))
+        left = changed(session, base, remove=[gone])
         known = session.execute(select(NearPair.image_id, NearPair.other_id)).all()
         for one, count in ((base, 20), (left, 18)):
             rows = session.scalars(select(VersionImage).where(VersionImage.version_id == one.id))
@@ -68,7 +68,9 @@ def test_sqlite_takes_steps_by_the_number_of_pictures_not_by_its_square(database
             pair_up(session, base, by=1)
             if analyzed:
                 session.execute(text("ANALYZE"))
+            session.commit()
             with sqlite_steps(session, taken):
-                made = change_version(session, base, VersionChanges.model_validate({"resplit": resplit}))
-            assert made.issues["near_duplicates"] >= 2 * each
+                make_plan(session, base, VersionChanges.model_validate({"resplit": resplit}))
+                record_issues(session, base)
+            assert base.issues["near_duplicates"] >= 2 * each
     assert taken[1] < 6 * taken[0], taken

@@ -13,12 +13,10 @@ from core.database import Database
 from core.datasets import Placed, VersionDraft, add_version, create_dataset, placed_pictures, remember_image
 from core.errors import Conflict, Fenced, InputInvalid, NotFound
 from core.leases import LABEL_CHECK_LIFE, LIVES, claim
-from core.new_version import change_version
 from core.presets import PRESETS
 from core.queue import Queue
 from core.runs import NewRun, create_runs
 from core.tables import DatasetVersion, Decision, LabelCheckStatus, Split, User
-from core.version_changes import VersionChanges
 from tests.core import rows
 from tests.core.rows import RememberingQueue
 from tests.core.sqlite_steps import sqlite_steps
@@ -169,7 +167,7 @@ def test_accepted_labels_make_the_next_version_and_leave_the_test_alone(session:
     ids = images(session, version)
     label_desk.decide(session, version, ids["cat/0.png"], Decision.RELABEL, "dog")
     label_desk.decide(session, version, ids["cat/8.png"], Decision.RELABEL, "fox")  # of test
-    after = label_desk.apply_decisions(session, version, test=False)
+    after = applied_to(session, version, test=False)
     assert (after.number, after.base_version_id) == (2, version.id)
     assert after.fingerprint != version.fingerprint
     assert after.test_fingerprint == version.test_fingerprint
@@ -178,31 +176,35 @@ def test_accepted_labels_make_the_next_version_and_leave_the_test_alone(session:
     left = label_desk.progress(session, after, None)
     assert (left.pending, left.pending_test) == (0, 1), "what is applied does not wait any more"
     with pytest.raises(Conflict):
-        label_desk.apply_decisions(session, after, test=False)
-    tested = label_desk.apply_decisions(session, after, test=True)
+        applied_to(session, after, test=False)
+    tested = applied_to(session, after, test=True)
     assert tested.test_fingerprint != version.test_fingerprint
     assert any("not comparable" in note for note in tested.notes)
 
 
-def changed(session: Session, base: DatasetVersion, **changes: object) -> DatasetVersion:
-    """The next version by hand."""
-    return change_version(session, base, VersionChanges.model_validate(changes))
+def applied_to(session: Session, version: DatasetVersion, *, test: bool) -> DatasetVersion:
+    """The next version with what was said at the desk."""
+    session.refresh(version)
+    with rows.database_of(session) as database:
+        made = label_desk.apply_decisions(database, version, test=test)
+    session.expire_all()
+    return session.get_one(DatasetVersion, made.id)
 
 
 def test_decisions_follow_the_names_of_classes_and_do_not_wait_again(session: Session) -> None:
     version = make_version(session)
     ids = images(session, version)
     label_desk.decide(session, version, ids["cat/0.png"], Decision.RELABEL, "dog")
-    after = label_desk.apply_decisions(session, version, test=False)
+    after = applied_to(session, version, test=False)
     label_desk.decide(session, after, ids["cat/1.png"], Decision.RELABEL, "fox")  # not applied yet
-    swapped = changed(session, after, rename={"cat": "dog", "dog": "cat"})
+    swapped = rows.changed(session, after, rename={"cat": "dog", "dog": "cat"})
     waiting = label_desk.Pending(ids["cat/1.png"], Split.TRAIN, "fox")
     assert label_desk.pending(session, swapped) == [waiting]
-    renamed = changed(session, swapped, rename={"fox": "vixen", "cat": "hound"})
+    renamed = rows.changed(session, swapped, rename={"fox": "vixen", "cat": "hound"})
     assert label_desk.pending(session, renamed) == [replace(waiting, class_name="vixen")]
-    merged = changed(session, renamed, merge=[{"class_names": ["hound", "vixen"], "into": "canine"}])
+    merged = rows.changed(session, renamed, merge=[{"class_names": ["hound", "vixen"], "into": "canine"}])
     assert label_desk.pending(session, merged) == [replace(waiting, class_name="canine")]
-    applied = label_desk.apply_decisions(session, merged, test=False)
+    applied = applied_to(session, merged, test=False)
     assert (applied.class_names, applied.counts["dog"]["train"]) == (["canine", "dog"], 4)
     assert label_desk.pending(session, applied) == []
 
@@ -211,11 +213,13 @@ def test_a_label_given_by_hand_is_the_last_word(session: Session) -> None:
     version = make_version(session)
     ids = images(session, version)
     label_desk.decide(session, version, ids["cat/0.png"], Decision.RELABEL, "dog")
-    after = label_desk.apply_decisions(session, version, test=False)
-    by_hand = changed(session, after, relabel=[{"image_ids": [ids["cat/0.png"]], "class_name": "fox"}])
+    after = applied_to(session, version, test=False)
+    by_hand = rows.changed(session, after, relabel=[{"image_ids": [ids["cat/0.png"]], "class_name": "fox"}])
     assert label_desk.pending(session, by_hand) == []
     label_desk.decide(session, by_hand, ids["cat/1.png"], Decision.RELABEL, "fox")
-    without = changed(session, by_hand, remove=[ids["cat/0.png"], *(ids[f"fox/{number}.png"] for number in range(10))])
+    without = rows.changed(
+        session, by_hand, remove=[ids["cat/0.png"], *(ids[f"fox/{number}.png"] for number in range(10))]
+    )
     assert without.class_names == ["cat", "dog"]
     assert label_desk.pending(session, without) == [], "a class that is gone does not come back"
 
@@ -243,7 +247,7 @@ def test_a_dismissal_holds_for_later_versions_as_long_as_the_class_is_the_same(s
     dismissed, moved = ids["cat/0.png"], ids["cat/1.png"]
     label_desk.decide(session, version, dismissed, Decision.DISMISS, None)
     label_desk.decide(session, version, moved, Decision.RELABEL, "dog")
-    after = label_desk.apply_decisions(session, version, test=False)
+    after = applied_to(session, version, test=False)
     checked(session, after, [(dismissed, 0, 2, True), (ids["fox/0.png"], 2, 0, True)])
     check = label_desk.find_check(session, after)
     assert check is not None
@@ -284,7 +288,7 @@ def test_training_again_queues_the_quick_preset_on_both_versions_once(session: S
     version = make_version(session)
     queue = cast("Queue", RememberingQueue())
     label_desk.decide(session, version, images(session, version)["cat/0.png"], Decision.RELABEL, "dog")
-    after = label_desk.apply_decisions(session, version, test=False)
+    after = applied_to(session, version, test=False)
     create_runs(session, queue, version, NewRun(config=PRESETS["standard"].config, preset="standard"))
     made = label_desk.train_again(session, queue, after)
     assert [run.dataset_version_id for run in made] == [version.id, after.id]

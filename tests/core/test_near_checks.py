@@ -10,10 +10,8 @@ from core.datasets import placed_pictures
 from core.errors import Fenced
 from core.issues import list_issues, record_issues
 from core.leases import LIVES, NEAR_CHECK_LIFE, Claim, claim
-from core.new_version import change_version
 from core.tables import DatasetVersion, NearCheck, NearCheckStatus, NearPair, Split
-from core.version_changes import VersionChanges
-from tests.core.rows import person, version
+from tests.core.rows import changed, person, version
 
 pytestmark = pytest.mark.both_databases
 
@@ -74,11 +72,11 @@ def test_what_is_made_afterwards_goes_by_them(database: Database) -> None:
         ]
         near_checks.record_pairs(session, at_work(session, made), pairs)
         moved = by_split(session, made, 1, Split.TRAIN)[0]
-        later = change_version(session, made, VersionChanges.model_validate({"remove": [moved]}))
+        later = changed(session, made, remove=[moved])
         assert later.issues["leaks"] == 6
         assert later.issues["found_later"] == 0, "it knew them when it was made"
         fractions = {"train": 0.6, "validation": 0.2, "test": 0.2}
-        again = change_version(session, later, VersionChanges.model_validate({"resplit": {"fractions": fractions}}))
+        again = changed(session, later, resplit={"fractions": fractions})
         assert again.issues["near_duplicates"] == 6
         assert again.issues["leaks"] == 0, "they stay on one side"
 
@@ -88,8 +86,8 @@ def test_every_version_that_has_both_pictures_is_told_and_no_other(database: Dat
         made = version(session, person(session))
         record_issues(session, made)
         one, other, third = by_split(session, made, 0, Split.TRAIN)
-        without = change_version(session, made, VersionChanges.model_validate({"remove": [other]}))
-        both = change_version(session, made, VersionChanges.model_validate({"remove": [third]}))
+        without = changed(session, made, remove=[other])
+        both = changed(session, made, remove=[third])
         near_checks.record_pairs(session, at_work(session, made), [(one, other, 0.9), (one, third, 0.9)])
         for version_id, count in ((made.id, 2), (without.id, 1), (both.id, 1)):
             session.expire_all()
