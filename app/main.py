@@ -1,6 +1,7 @@
 """The web application: `create_app()` is what uvicorn starts. Never loads TensorFlow."""
 
 import logging
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,10 @@ from core.storage import open_storage
 from core.transfers import unlock_all
 
 STATIC = Path(__file__).with_name("static")
+# Seconds that a busy thread keeps the interpreter while others want it. SQLite's driver lets go of it for every row, and with Python's
+# own 5 ms a row may wait that long: beside one busy thread, on two loaded cores, 100,000 rows took 9 to 88 s, with this 3 to 5 s.
+# Only here: workers, and what they start to train or to check pictures, have no pages to answer meanwhile.
+SWITCH_SECONDS = 0.0005
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -46,6 +51,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     house: House = app.state.house
     house.hub.open()
     if house.database.is_sqlite:  # then this is the only web process
+        sys.setswitchinterval(SWITCH_SECONDS)
         idempotency.forget_unfinished(house.database)
         with house.database.write() as session:
             unlock_all(session)

@@ -28,9 +28,6 @@ except ImportError:
 # the first versions of their lines in which a WAL database survives several writing processes
 SAFE_SQLITE = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
 _AFTER_COMMIT = "after_commit_calls"
-# Seconds that a busy thread keeps the interpreter while others want it. SQLite's driver lets go of it for every row, and with Python's
-# own 5 ms a row may wait that long: beside one busy thread, on two loaded cores, 100,000 rows took 9 to 88 s, with this 3 to 5 s.
-_SWITCH_SECONDS = 0.0005
 
 
 class database_now(FunctionElement[float]):  # noqa: N801 - reads like SQL's own functions
@@ -94,7 +91,6 @@ class Database:
     def _engine(self, *, writes: bool) -> Engine:
         if not self.is_sqlite:
             return _server_engine(self.address)
-        sys.setswitchinterval(_SWITCH_SECONDS)
         engine = create_engine(
             self.address, module=sqlite_module(), connect_args={"timeout": 30, "check_same_thread": False}
         )
@@ -132,6 +128,14 @@ class Database:
     def read(self) -> Iterator[Session]:
         """One reading transaction."""
         with self._read() as session:
+            yield session
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """One reading transaction in which every query sees the same moment, as on SQLite each one does anyway."""
+        with self._read() as session:
+            if not self.is_sqlite:
+                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             yield session
 
     def alive(self) -> bool:

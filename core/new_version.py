@@ -50,7 +50,7 @@ def change_version(
         InputInvalid: pictures or classes that the base does not have, or a result that cannot be learned from.
         Conflict: nothing would be different, or the base was deleted meanwhile.
     """
-    with database.read() as session:
+    with database.snapshot() as session:
         _check_newest(session, base, changes)
         plan = make_plan(session, base, changes)
     if not changes.is_empty:  # what was there once may be there again
@@ -61,7 +61,7 @@ def change_version(
         _held(session, base)
         version = unseen_versions.begin(session, base, plan.class_names)
     try:
-        with database.read() as session:
+        with database.snapshot() as session:
             unseen_versions.write_rows(
                 database, version.id, VersionImage, _IMAGE_COLUMNS, _images(session, base, version, plan)
             )
@@ -107,7 +107,7 @@ def _write_issues(database: Database, version: DatasetVersion) -> dict[str, int]
                 counts[row["kind"]] += 1
             yield [tuple(row.values()) for row in rows]
 
-    with database.read() as session:
+    with database.snapshot() as session:
         unseen_versions.write_rows(database, version.id, VersionIssue, ISSUE_COLUMNS, counted(session))
     return {kind.value: count for kind, count in counts.items()}
 

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from app.sweeper import Sweeper
+from core import unseen_versions
 from core.accounts import create_start_link, local_user, open_browser_session
 from core.config import Settings
 from core.database import Database, database_now, open_database
@@ -21,6 +22,7 @@ from core.quota import used_bytes
 from core.tables import (
     BrowserSession,
     Dataset,
+    DatasetVersion,
     FreedFile,
     Run,
     RunStatus,
@@ -250,3 +252,14 @@ def test_pictures_of_a_deleted_dataset_are_freed_at_the_next_sweep(house: Databa
     with house.read() as session:
         assert used_bytes(session, dataset.owner_id) == 0
         assert session.scalar(select(func.count()).select_from(FreedFile)) == 10
+
+
+def test_a_version_that_nobody_finished_is_removed(house: Database, settings: Settings) -> None:
+    with house.write() as session:
+        base = version(session, local_user(session))
+        for age in (timedelta(minutes=5), timedelta(hours=2)):
+            unseen_versions.begin(session, base, base.class_names).created_at = utc_now() - age
+    sweeper_of(house, settings, CountedQueue()).sweep()
+    with house.read() as session:
+        numbers = list(session.scalars(select(DatasetVersion.number)))
+        assert (len(numbers), min(numbers) < 0, max(numbers)) == (2, True, 1)

@@ -71,8 +71,10 @@ def database_of(session: Session) -> Iterator[Database]:
     engine = session.get_bind()
     assert isinstance(engine, Engine)
     database = Database(engine.url.render_as_string(hide_password=False))
-    yield database
-    database.close()
+    try:
+        yield database
+    finally:
+        database.close()
 
 
 def changed(session: Session, base: DatasetVersion, **changes: object) -> DatasetVersion:
@@ -81,4 +83,5 @@ def changed(session: Session, base: DatasetVersion, **changes: object) -> Datase
     with database_of(session) as database:
         made = change_version(database, base, VersionChanges.model_validate(changes))
     session.expire_all()
+    session.refresh(base)
     return session.get_one(DatasetVersion, made.id)

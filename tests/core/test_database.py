@@ -1,10 +1,9 @@
 """SQLite as several processes need it: WAL, full sync for writers, the lock taken at BEGIN."""
 
-import sys
 import threading
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import OperationalError
 
 from core import database as module
@@ -23,9 +22,15 @@ def test_writers_sync_fully_and_readers_cannot_write(database: Database) -> None
         person(session)
 
 
-@pytest.mark.sqlite_only
-def test_a_busy_thread_lets_others_read_their_rows(database: Database) -> None:  # noqa: ARG001 - opening it is what counts
-    assert sys.getswitchinterval() <= 0.001, "see core.database: one row may cost one interval"
+@pytest.mark.both_databases
+def test_all_that_a_snapshot_reads_is_of_one_moment(database: Database) -> None:
+    with database.snapshot() as reading:
+        assert reading.scalar(select(func.count()).select_from(User)) == 0
+        with database.write() as session:
+            person(session)
+        assert reading.scalar(select(func.count()).select_from(User)) == 0
+    with database.snapshot() as reading:
+        assert reading.scalar(select(func.count()).select_from(User)) == 1
 
 
 def test_the_sqlite_in_use_is_one_without_the_wal_bug() -> None:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from core import datasets
 from core.database import Database
 from core.errors import Conflict, InputInvalid
+from core.new_version import change_version
 from core.tables import DatasetVersion, Image, Split, VersionImage
 from core.version_changes import MOST_PICKED, VersionChanges
 from core.version_diff import Differences
@@ -190,8 +191,7 @@ def test_two_changes_at_once_become_two_numbers(database: Database) -> None:
     def change(picture: str) -> None:
         start.wait()
         try:
-            with database.write() as session:
-                made(session, session.get_one(DatasetVersion, base.id), remove=[picture])
+            change_version(database, base, VersionChanges(remove=[picture]))
         except Exception as error:  # noqa: BLE001 - a thread's error would be lost
             failed.append(error)
 
