@@ -4,6 +4,7 @@
     python -m benchmarks ingest ../shared/data/dev_sample/flowers5 --megapixels 0.05 0.1 0.2 0.5 1 2 6 --seconds 4 --rounds 3
     python -m benchmarks ingest ../shared/data/dev_sample/flowers5 --megapixels 1 --workers 2 --processes 1
     python -m benchmarks ingest --memory 100000
+    python -m benchmarks ingest --memory 20000 --copies
 
 The pictures are cut and turned out of the JPEG photographs below the folder, every one differently, and brought to each size that is
 asked for, with noise like a sensor's, so that their bytes are as many as a camera's; without `--megapixels` they are the files as they
@@ -80,12 +81,21 @@ def resized(path: Path, megapixels: float, chance: np.random.Generator) -> bytes
 
 
 def tiny_pictures(count: int) -> Iterator[tuple[str, bytes]]:
-    """`count` pictures of 16 x 16 pixels in ten classes, none like another: of thousands of copies the pairs would be measured."""
+    """`count` pictures of 16 x 16 pixels in ten classes, none like another."""
     random = np.random.default_rng(1)
     for number in range(count):
         out = io.BytesIO()
         Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8)).save(out, "JPEG")
         yield f"class {number % 10}/{number:07}.jpg", out.getvalue()
+
+
+def tiny_copies(count: int) -> Iterator[tuple[str, bytes]]:
+    """`count` files with one picture of 32 x 32 pixels, in ten classes; each has other bytes."""
+    out, random = io.BytesIO(), np.random.default_rng(1)
+    blots = Image.fromarray(random.integers(0, 256, (6, 6, 3), np.uint8)).resize((32, 32), Image.Resampling.BICUBIC)
+    blots.save(out, "JPEG")
+    for number in range(count):
+        yield f"class {number % 10}/{number:07}.jpg", with_comment(out.getvalue(), number)
 
 
 def plain_cost(files: list[Path], processes: int) -> tuple[float, float]:
@@ -202,19 +212,24 @@ def enough(megapixels: float | None, seconds: float) -> int:
     return min(20_000, max(60, round(2 * seconds / (0.009 * megapixels + 0.0002)))) if megapixels else 20_000
 
 
-def memory(count: int, processes: int) -> None:
-    """Print the highest resident memory while `count` pictures are ingested: of this process, and of it and its checkers together."""
+def memory(count: int, processes: int, *, copies: bool = False) -> tuple[float, float]:
+    """Print and return the highest resident memory while `count` pictures, or copies of one, are ingested.
+
+    MB of this process, and of it and its checkers together.
+    """
     with tempfile.TemporaryDirectory(prefix="thaw-bench-") as name:
         scratch = Path(name)
         settings = Settings(data_dir=scratch / "data", ingest_processes=processes, max_entries=max(count, 100_000))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         highest = Highest(os.getpid(), "VmRSS")
-        seconds, _ = ingested(settings, tiny_pictures(count), scratch)
+        seconds, _ = ingested(settings, tiny_copies(count) if copies else tiny_pictures(count), scratch)
         highest.stop()
+    what = "copies of one picture" if copies else "pictures"
     print(
-        f"{count} tiny pictures: {count / seconds:.0f} pictures/s; memory {before:.0f} MB before, at its highest "
+        f"{count} tiny {what}: {count / seconds:.0f} pictures/s; memory {before:.0f} MB before, at its highest "
         f"{highest.alone / 1e6:.0f} MB, with {processes} checkers {highest.together / 1e6:.0f} MB"
     )
+    return highest.alone / 1e6, highest.together / 1e6
 
 
 def main() -> None:
@@ -229,6 +244,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--workers", type=int, default=1, help="compare one worker with so many on one upload instead")
     parser.add_argument("--memory", type=int, metavar="COUNT", help="ingest COUNT tiny pictures and say the memory")
+    parser.add_argument(
+        "--copies", action="store_true", help="with --memory: copies of one picture, with different bytes"
+    )
     given = parser.parse_args()
     if given.folder is not None:
         if given.workers > 1:
@@ -240,7 +258,7 @@ def main() -> None:
         for megapixels in given.megapixels:
             compare(given.folder, enough(megapixels, given.seconds), megapixels, given)
     if given.memory:
-        memory(given.memory, given.processes)
+        memory(given.memory, given.processes, copies=given.copies)
     if given.folder is None and not given.memory:
         parser.error("name a folder, or --memory")
 

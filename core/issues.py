@@ -11,9 +11,11 @@ from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
 from sqlalchemy import ColumnElement, and_, func, insert, or_, select
 from sqlalchemy.orm import Session
 
+from core.clusters import SMALL, Clusters
 from core.near_pairs import near_pairs
 from core.paging import DEFAULT_LIMIT, Page, checked_limit, decode_cursor, encode_cursor, wrong_query
 from core.quality import Flag, bit
@@ -49,7 +51,7 @@ _Found = tuple[Kind, str | None, str | None, float | None, str]  # kind, one pic
 
 
 def record_issues(session: Session, version: DatasetVersion, *, upload_id: str | None = None) -> dict[str, int]:
-    """Write the issues of a version that has all its rows, and its counts by kind.
+    """Write the issues of a version that has all its rows, its counts by kind, and a note on large clusters.
 
     Args:
         session: the writing session that makes the version.
@@ -57,21 +59,26 @@ def record_issues(session: Session, version: DatasetVersion, *, upload_id: str |
         upload_id: the upload whose exact duplicates were taken out, if an upload made it.
     """
     counts: Counter[str] = Counter()
-    for rows in find_issues(session, version, upload_id=upload_id):
+    clusters = Clusters(version.image_count)
+    for rows in find_issues(session, version, clusters, upload_id=upload_id):
         session.execute(insert(VersionIssue), rows)
         counts.update(row["kind"] for row in rows)
     version.issues = {kind.value: counts[kind] for kind in Kind}
+    version.notes = [*version.notes, *cluster_notes(clusters)]
     session.flush()
     return version.issues
 
 
 def find_issues(
-    session: Session, version: DatasetVersion, *, upload_id: str | None = None
+    session: Session, version: DatasetVersion, clusters: Clusters, *, upload_id: str | None = None
 ) -> Iterator[list[dict[str, Any]]]:
-    """The issues of a version that has all its rows, as rows of `VersionIssue`, at most some thousand at a time; only reads."""
+    """The issues of a version that has all its rows, as rows of `VersionIssue`, at most some thousand at a time; only reads.
+
+    `clusters` of its ordinals are joined by its near duplicates.
+    """
     found = itertools.chain(
         *(_exact(session, upload_id, code, kind) for code, kind in _CODES.items() if upload_id is not None),
-        _near(session, version),
+        _near(session, version, clusters),
         _torn_groups(session, version),
         _flagged(session, version),
         _classes(version),
@@ -95,7 +102,7 @@ def _exact(session: Session, upload_id: str, code: str, kind: Kind) -> Iterator[
         yield kind, image_id, None, 1.0, f"{path}: {reason}"
 
 
-def _near(session: Session, version: DatasetVersion) -> Iterator[_Found]:
+def _near(session: Session, version: DatasetVersion, clusters: Clusters) -> Iterator[_Found]:
     """Near duplicates, and which of them are in two splits or in two classes.
 
     A pair that was found while the version was being made may have been added to it already (`core.near_checks`): read after the pairs,
@@ -108,6 +115,7 @@ def _near(session: Session, version: DatasetVersion) -> Iterator[_Found]:
         told = told.where(VersionIssue.version_id == version.id, VersionIssue.kind == Kind.FOUND_LATER.value)
         known = {(one, other) for one, other in session.execute(told)}
         for pair in some:
+            clusters.join(pair.one.ordinal, pair.other.ordinal)
             ids = (pair.one.image_id, pair.other.image_id)
             if ids in known:
                 continue
@@ -167,6 +175,17 @@ def _classes(version: DatasetVersion) -> Iterator[_Found]:
         times = totals[most] / max(1, totals[least])
         said = f'Class "{most}" has {totals[most]:,} pictures, {times:.0f} times as many as "{least}".'
         yield Kind.IMBALANCE, None, None, None, said
+
+
+def cluster_notes(clusters: Clusters) -> list[str]:
+    """How many pictures are in clusters of which not every pair is listed, in a sentence."""
+    sizes = sorted(int(size) for size in clusters.size[np.unique(clusters.of)] if size > SMALL)
+    if not sizes:
+        return []
+    said = f"{sizes[0]:,} pictures are"
+    if len(sizes) > 1:
+        said = f"{sum(sizes):,} pictures are in {len(sizes)} clusters of {sizes[0]:,} to {sizes[-1]:,}, each"
+    return [f"{said} near duplicates of one another; the issues list some pairs that join them, not all pairs."]
 
 
 def checked_kind(kind: str) -> Kind:

@@ -12,11 +12,12 @@ from sqlalchemy import case, func, select, update
 from sqlalchemy.orm import Session
 
 from core import unseen_versions
+from core.clusters import Clusters
 from core.database import Database
 from core.datasets import latest_version
 from core.errors import Conflict
 from core.issues import COLUMNS as ISSUE_COLUMNS
-from core.issues import Kind, find_issues
+from core.issues import Kind, cluster_notes, find_issues
 from core.splits import ORDER
 from core.tables import (
     Dataset,
@@ -66,8 +67,10 @@ def change_version(
                 database, version.id, VersionImage, _IMAGE_COLUMNS, _images(session, base, version, plan)
             )
         version.counts, version.image_count = plan.counts, plan.image_count
-        counts = _write_issues(database, version)
+        clusters = Clusters(version.image_count)
+        counts = _write_issues(database, version, clusters)
         said = [f"Made from version {base.number}.", *notes, *_sentences(changes), *_warnings(plan.counts)]
+        said += cluster_notes(clusters)
         with database.write() as session:
             return _publish(session, base, version.id, plan, changes, counts, said)
     except BaseException as error:
@@ -97,12 +100,12 @@ def _images(
         ]
 
 
-def _write_issues(database: Database, version: DatasetVersion) -> dict[str, int]:
+def _write_issues(database: Database, version: DatasetVersion, clusters: Clusters) -> dict[str, int]:
     """Once all its rows are there, and seen by whoever finds near duplicates. How many, by kind."""
     counts = dict.fromkeys(Kind, 0)
 
     def counted(session: Session) -> Iterator[list[tuple[Any, ...]]]:
-        for rows in find_issues(session, version):
+        for rows in find_issues(session, version, clusters):
             for row in rows:
                 counts[row["kind"]] += 1
             yield [tuple(row.values()) for row in rows]

@@ -299,12 +299,32 @@ def _fill(
 
 def _fill_singles(splits: Ints, members: Ints, left: npt.NDArray[np.float64], order: Sequence[int]) -> None:
     start = 0
-    for split in order[:-1]:
-        # groups may have overdrawn train or filled a split already; the last split takes what remains
-        count = int(min(max(left[split], 0), len(members) - start))
+    for split, count in zip(order[:-1], _shares(left[list(order)], len(members))[:-1].tolist(), strict=True):
         splits[members[start : start + count]] = split
         start += count
-    splits[members[start:]] = order[-1]
+    splits[members[start:]] = order[
+        -1
+    ]  # groups may have overdrawn it or filled a split already: the last takes what remains
+
+
+def _shares(lacking: npt.NDArray[np.float64], count: int) -> Ints:
+    """How many of `count` pictures go to each split that lacks so many: where they are too few for all, each gets its part of them.
+
+    They are too few where a large group has overdrawn a split: the others must not go to one of the other two alone.
+    """
+    wanted = np.maximum(lacking, 0)
+    if wanted.sum() <= count:
+        return wanted.astype(np.int64)
+    parts = wanted * count / wanted.sum()
+    shares: Ints = np.floor(parts).astype(np.int64)
+    most = np.argsort(shares - parts, kind="stable")
+    shares[most[: count - int(shares.sum())]] += 1
+    for place in np.flatnonzero((wanted > 0) & (shares == 0)):
+        largest = int(np.argmax(shares))
+        if shares[largest] > 1:
+            shares[largest] -= 1
+            shares[place] += 1
+    return shares
 
 
 def _groups_of(pictures: Pictures, rank: Ints, free: Ints) -> list[Ints]:

@@ -12,11 +12,13 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from core.clusters import SMALL, Clusters
 from core.database import database_now
 from core.errors import Fenced
 from core.leases import NEAR_CHECK_LIFE, claim, release, write
 from core.logs import about
 from core.near_checks import PAIRS_AT_ONCE, finish_cancelled, finish_ready, record_pairs
+from core.near_pairs import near_pairs
 from core.tables import Image, ImageLook, NearCheck, NearPair, VersionImage
 from worker.hold import Hold
 from worker.ingest.aligned import aligned
@@ -82,12 +84,27 @@ class NearChecking:
             self._finish(lambda session: finish_ready(session, held, 0))
             return
         there = [ids[place] for place in stored.there.tolist()]
-        pairs = alike(stored.directions, len(there), self._keep)
+        pairs = self._unjoined(there, alike(stored.directions, len(there), self._keep))
         found = 0
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
             found += self._confirm([(there[one], there[other]) for one, other in pairs[start : start + PAIRS_AT_ONCE]])
         _log.info("near check %s: %s pictures, %s candidates, %s new pairs", held.id, len(there), len(pairs), found)
         self._finish(lambda session: finish_ready(session, held, len(there)))
+
+    def _unjoined(self, there: list[str], pairs: np.ndarray) -> np.ndarray:
+        """Without those within a large cluster of known near duplicates: not all its pairs are written down, and none is news."""
+        places = {image_id: place for place, image_id in enumerate(there)}
+        clusters = Clusters(len(there))
+        with self._place.database.read() as session:
+            version_id = session.get_one(NearCheck, self._hold.claim.id).version_id
+            for some in near_pairs(session, version_id):
+                self._keep()
+                for one, other, _ in some:
+                    if one.image_id in places and other.image_id in places:
+                        clusters.join(places[one.image_id], places[other.image_id])
+        joined = clusters.of[pairs[:, 0]] == clusters.of[pairs[:, 1]]
+        news: np.ndarray = pairs[~(joined & (clusters.size[clusters.of[pairs[:, 0]]] > SMALL))]
+        return news
 
     def _pictures(self) -> tuple[list[str], np.ndarray]:
         """Ids and SHA-256 (uint8 [n, 32]) of the version's pictures."""

@@ -65,12 +65,12 @@ def guard(database: Database, held: Held, kept: Sequence[Guarded], pictures: Pic
     """
     places = {one.image_id: index for index, one in enumerate(kept)}
     looks = _Looks(database, held, places)
-    _find_pairs(database, held, kept, looks)
+    known = _pairs(database, places)
+    pairs = np.concatenate([known, _find_pairs(database, held, kept, looks, known)])
     groups, notes = _groups(kept, pictures, looks) if read_names else ([one.group for one in kept], [])
     numbers: dict[str, int] = {}
     wide = np.array([numbers.setdefault(one, len(numbers)) if one else -1 for one in groups], np.int64)
-    first, second = _pairs(database, places)
-    return Found(join_units(wide, first, second), groups, notes)
+    return Found(join_units(wide, pairs[:, 0], pairs[:, 1]), groups, notes)
 
 
 class _Looks:
@@ -78,6 +78,7 @@ class _Looks:
 
     def __init__(self, database: Database, held: Held, places: dict[str, int]) -> None:
         self._database = database
+        self._held = held
         stored: list[bytes] = []
         found: list[int] = []
         self.shots: dict[int, tuple[str, float]] = {}
@@ -100,6 +101,7 @@ class _Looks:
 
     def greys(self, which: Ints) -> Greys:
         """`[k, 32, 32]` of pictures by their index into `places`."""
+        self._held.check()
         wanted = [self._ids[int(one)] for one in which]
         with self._database.read() as session:
             rows = session.execute(select(ImageLook.image_id, ImageLook.grey).where(ImageLook.image_id.in_(wanted)))
@@ -112,32 +114,41 @@ class _Looks:
         return self._ids[index]
 
 
-def _find_pairs(database: Database, held: Held, kept: Sequence[Guarded], looks: _Looks) -> None:
+def _find_pairs(database: Database, held: Held, kept: Sequence[Guarded], looks: _Looks, known: Ints) -> Ints:
+    """Find pairs, write them down, and give them as indices `[k, 2]`; so are the known ones."""
     new = np.array([one.is_new for one in kept], np.bool_)
     asking: npt.NDArray[np.bool_] = new[looks.places] if len(looks.places) else np.zeros(0, np.bool_)
-    coming = find_near(looks.hashes, asking, looks.greys)
+    there = np.full(len(kept), -1, np.int64)  # a picture without hashes is in no pair
+    there[looks.places] = np.arange(len(looks.places))
+    looked = there[known]
+    coming = find_near(looks.hashes, asking, looks.greys, looked[(looked >= 0).all(axis=1)])
+    found = [np.zeros((0, 2), np.int64)]
     while some := list(islice(coming, ROWS_AT_ONCE)):
         held.check()
         rows = []
         for pair in some:
             one, other = sorted((looks.image_id(pair.first), looks.image_id(pair.second)))
             rows.append({"image_id": one, "other_id": other, "score": pair.score})
+        found.append(looks.places[np.array([(pair.first, pair.second) for pair in some])])
         maker = sqlite.insert if database.is_sqlite else postgresql.insert
         with database.write() as session:
             write(session, UPLOAD_LIFE, held.claim, revision=Upload.revision + 1)
             session.execute(maker(NearPair).on_conflict_do_nothing(), rows)
+    return np.concatenate(found)
 
 
-def _pairs(database: Database, places: dict[str, int]) -> tuple[Ints, Ints]:
-    """Every known pair of which both are in the version, as indices."""
-    found: list[tuple[int, int]] = []
+def _pairs(database: Database, places: dict[str, int]) -> Ints:
+    """Every known pair of which both are in the version, as indices `[k, 2]`."""
+    found = [np.zeros((0, 2), np.int64)]
     coming = iter(places)
     while some := list(islice(coming, ROWS_AT_ONCE)):
         with database.read() as session:
-            rows = session.execute(select(NearPair.image_id, NearPair.other_id).where(NearPair.image_id.in_(some)))
-            found += [(places[one], places[other]) for one, other in rows if other in places]
-    pairs = np.array(found, np.int64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
+            rows = session.execute(
+                select(NearPair.image_id, NearPair.other_id).where(NearPair.image_id.in_(some))
+            ).all()
+        pairs = [(places[one], places[other]) for one, other in rows if other in places]
+        found.append(np.array(pairs, np.int64).reshape(-1, 2))
+    return np.concatenate(found)
 
 
 def _groups(kept: Sequence[Guarded], pictures: Pictures, looks: _Looks) -> tuple[list[str | None], list[str]]:

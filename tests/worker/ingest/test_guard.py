@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -11,14 +13,16 @@ import pytest
 from PIL import Image as PillowImage
 from PIL import ImageFilter
 from sklearn.model_selection import GroupKFold
-from sqlalchemy import select
+from sqlalchemy import func, select
 
+from benchmarks.ingest import tiny_copies
 from benchmarks.near_duplicates import KINDS, altered
+from core.clusters import Clusters
 from core.issues import list_issues
 from core.new_version import change_version
 from core.quality import Flag
 from core.splits import join_units
-from core.tables import DatasetVersion, NearPair, Split, VersionImage
+from core.tables import DatasetVersion, NearPair, Split, UploadStatus, VersionImage
 from core.version_changes import VersionChanges
 from tests.samples import sample_folder
 from tests.worker.ingest.conftest import Person
@@ -26,7 +30,7 @@ from tests.worker.ingest.corpus import encoded
 from tests.worker.ingest.test_ingest import placed, version_of
 from worker.ingest.groups import group_all, group_by_name
 from worker.ingest.looks import GREY, HASHES, WINDOWS, look_at, perceptual_hash
-from worker.ingest.near import find_near, read_hashes
+from worker.ingest.near import ENOUGH, find_near, read_hashes
 from worker.run_preparation import Listing
 from worker.training.statistics import accuracy_interval, group_numbers, wilson_interval
 from worker.workplace import Workplace
@@ -64,6 +68,36 @@ def test_altered_copies_are_found_and_other_pictures_are_not() -> None:
     asking[3] = True
     asked = {(one.first, one.second) for one in find_near(hashes, asking, lambda which: greys[which])}
     assert asked == {pair for pair in {(one.first, one.second) for one in pairs} if 3 in pair}
+
+
+@pytest.mark.parametrize("kind", ["copies", "still camera", "slow camera", "two scenes"])
+def test_a_crowd_is_one_cluster_of_few_pairs_and_stays_one_without_a_third_of_it(kind: str) -> None:
+    random, count, scenes = np.random.default_rng(4), 1200, 2 if kind == "two scenes" else 1
+    looks = []
+    for number in range(count):
+        points = scene(number % scenes, 48).astype(np.float32)
+        if kind == "slow camera":
+            points = np.roll(scene(0, 96), number // 60, axis=1)[:, :48].astype(np.float32)
+        if kind != "copies":
+            points = points + random.normal(0, 6, points.shape)
+        looks.append(look_at(PillowImage.fromarray(np.clip(points, 0, 255).astype(np.uint8))))
+    greys = np.stack([np.frombuffer(one.grey, np.uint8).reshape(GREY, GREY) for one in looks]).astype(np.float32)
+    hashes = read_hashes([one.hashes for one in looks])
+    pairs = [(one.first, one.second) for one in find_near(hashes, np.ones(count, np.bool_), lambda which: greys[which])]
+    assert len(set(pairs)) == len(pairs) <= (ENOUGH + 1) * count + 200
+    clusters = Clusters(count, pairs)
+    assert len(set(clusters.of.tolist())) == scenes
+    assert all(clusters.of[number] == clusters.of[number % scenes] for number in range(count))
+    kept = random.random(count) > 1 / 3
+    left = Clusters(count, [pair for pair in pairs if kept[list(pair)].all()])
+    assert max(left.size[left.of[kept]]) >= 0.97 * kept.sum() / scenes
+    # a later upload: one more picture finds the cluster, and what is known is not looked for again
+    asking = np.zeros(count, np.bool_)
+    asking[-1] = True
+    older = np.array([pair for pair in pairs if count - 1 not in pair])
+    again = list(find_near(hashes, asking, lambda which: greys[which], older))
+    assert 1 <= len(again) <= 200
+    assert all(one.second == count - 1 for one in again)
 
 
 def test_the_hash_is_that_of_imagehash() -> None:
@@ -249,6 +283,49 @@ def test_near_duplicates_stay_on_one_side_and_are_reported_where_folders_part_th
     assert placed(person)["dog/copy.png"][1] == placed(person)["cat/0 original.png"][1]
     assert version_of(person).issues["conflicts"] >= 1
     assert version_of(person).issues["leaks"] == 0
+
+
+def crowd_of(person: Person, count: int) -> None:
+    """So many files with one picture, and thirty other pictures."""
+    files = {
+        f"{'cat' if number % 2 else 'dog'}/copy {number}.jpg": body
+        for number, (_, body) in enumerate(tiny_copies(count))
+    }
+    others = {f"{'cat' if seed % 2 else 'dog'}/other {seed}.png": encoded(scene(seed)) for seed in range(30)}
+    upload = person.upload({**files, **others})
+    assert upload.status == UploadStatus.READY
+
+
+def test_two_thousand_copies_are_one_cluster_on_one_side_with_few_pairs(person: Person) -> None:
+    crowd_of(person, 2000)
+    version = version_of(person)
+    splits = {split for name, (_, split, _) in placed(person).items() if "copy" in name}
+    assert len(splits) == 1
+    with person.database.read() as session:
+        pairs = session.scalar(select(func.count()).select_from(NearPair))
+    assert 1999 <= (pairs or 0) <= 2000 * (ENOUGH + 1)
+    assert version.issues["near_duplicates"] == pairs
+    assert version.issues["leaks"] == 0
+    said = (
+        "2,000 pictures are near duplicates of one another; the issues list some pairs that join them, not all pairs."
+    )
+    assert said in version.notes
+    again = split_again(person, version)
+    assert {split for name, (_, split, _) in placed(person).items() if "copy" in name} == splits
+    assert (again.issues["leaks"], again.notes.count(said)) == (0, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_memory_does_not_grow_with_copies() -> None:
+    code = "from benchmarks.ingest import memory; import sys; print(memory(int(sys.argv[1]), 1, copies=True)[1])"
+    taken = []
+    for count in (2_000, 20_000):
+        command = [sys.executable, "-c", code, str(count)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=1000)
+        taken.append(float(done.stdout.split()[-1]))
+    assert taken[1] < 500, taken
+    assert taken[1] - taken[0] < 150, taken
 
 
 def test_a_trainer_gets_near_duplicates_as_one_group_so_no_copy_counts_as_another_picture(
