@@ -14,13 +14,16 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from core.issues import Kind
-from core.leases import NEAR_CHECK_LIFE, Claim, write
+from core.leases import NEAR_CHECK_LIFE, Claim, release, write
 from core.tables import (
+    Dataset,
     DatasetVersion,
     Image,
     NearCheck,
     NearCheckStatus,
     NearPair,
+    Run,
+    RunStatus,
     Split,
     VersionImage,
     VersionIssue,
@@ -32,7 +35,7 @@ Pair = tuple[str, str, float]  # two picture ids and their correlation
 
 
 def request_check(session: Session, version: DatasetVersion) -> None:
-    """Have a version looked at, unless a check waits, is at work, or has compared all its pictures. The sweeper rings."""
+    """Have a version looked at, unless a check waits, is at work (see `finish_ready`), or has compared all pictures. The sweeper rings."""
     made = _inserting(session)(NearCheck).values(
         owner_id=version.owner_id, version_id=version.id, status=NearCheckStatus.QUEUED, compared=0, pairs=0
     )
@@ -62,8 +65,9 @@ def record_pairs(session: Session, held: Claim, pairs: Sequence[Pair]) -> int:
     Raises:
         Fenced: the check is not this attempt's any more.
     """
-    write(session, NEAR_CHECK_LIFE, held, lease_owner=NearCheck.lease_owner)  # the fence, before anything else
     ids = sorted({one for first, second, _ in pairs for one in (first, second)})
+    _hold_datasets(session, ids)
+    write(session, NEAR_CHECK_LIFE, held, lease_owner=NearCheck.lease_owner)  # the fence, before anything is changed
     locked = select(Image.id).where(Image.id.in_(ids)).order_by(Image.id)
     there = set(session.scalars(locked.with_for_update(read=True, key_share=True)))
     rows = [
@@ -80,13 +84,47 @@ def record_pairs(session: Session, held: Claim, pairs: Sequence[Pair]) -> int:
     return len(new)
 
 
-def finish_ready(session: Session, held: Claim, compared: int) -> None:
-    """The check has ended; `compared`: pictures whose features were there.
+def _hold_datasets(session: Session, image_ids: Sequence[str]) -> None:
+    """Lock the datasets that have these pictures, before any row below them.
+
+    Whoever deletes a dataset locks it first and then what belongs to it, checks among the rest: the other way round the two would wait for
+    each other.
+    """
+    mine = select(VersionImage.version_id).where(VersionImage.image_id.in_(image_ids))
+    found = select(DatasetVersion.dataset_id).where(DatasetVersion.id.in_(mine)).distinct()
+    held: set[str] = set()
+    while new := set(session.scalars(found)) - held:  # one may have come while we waited for another
+        session.execute(select(Dataset.id).where(Dataset.id.in_(new)).order_by(Dataset.id).with_for_update())
+        held |= new
+
+
+def runs_known(session: Session, held: Claim) -> frozenset[str]:
+    """The runs of the version that have succeeded: ask before the features are looked for, and give it to `finish_ready`."""
+    version_id = session.get_one(NearCheck, held.id).version_id
+    succeeded = (Run.dataset_version_id == version_id, Run.status == RunStatus.SUCCEEDED)
+    return frozenset(session.scalars(select(Run.id).where(*succeeded)))
+
+
+def finish_ready(session: Session, held: Claim, compared: int, known: frozenset[str]) -> None:
+    """The check has ended; where pictures are missing and a run has stored features meanwhile, it waits again.
+
+    Args:
+        session: a writing session; the caller commits.
+        held: the worker's claim.
+        compared: pictures whose features were there.
+        known: what `runs_known` said at the beginning.
 
     Raises:
         Fenced: the check is not this attempt's any more.
     """
-    _end(session, held, NearCheckStatus.READY, compared=compared)
+    write(
+        session, NEAR_CHECK_LIFE, held, compared=compared
+    )  # from here on `request_check` of a run waits for us, or we for it
+    version = session.get_one(DatasetVersion, session.get_one(NearCheck, held.id).version_id)
+    if compared < version.image_count and runs_known(session, held) - known:
+        release(session, NEAR_CHECK_LIFE, held)
+    else:
+        _end(session, held, NearCheckStatus.READY)
 
 
 def finish_cancelled(session: Session, held: Claim) -> None:

@@ -17,7 +17,7 @@ from core.database import database_now
 from core.errors import Fenced
 from core.leases import NEAR_CHECK_LIFE, claim, release, write
 from core.logs import about
-from core.near_checks import PAIRS_AT_ONCE, finish_cancelled, finish_ready, record_pairs
+from core.near_checks import PAIRS_AT_ONCE, finish_cancelled, finish_ready, record_pairs, runs_known
 from core.near_pairs import near_pairs
 from core.tables import Image, ImageLook, NearCheck, NearPair, VersionImage
 from worker.hold import Hold
@@ -78,10 +78,12 @@ class NearChecking:
 
     def _check(self) -> None:
         held = self._hold.claim
+        with self._place.database.read() as session:
+            runs = runs_known(session, held)
         ids, digests = self._pictures()
         stored = find_stored(self._place.settings.cache_folder / "features", digests)
         if stored is None:
-            self._finish(lambda session: finish_ready(session, held, 0))
+            self._finish(lambda session: finish_ready(session, held, 0, runs))
             return
         there = [ids[place] for place in stored.there.tolist()]
         pairs = self._unjoined(there, alike(stored.directions, len(there), self._keep))
@@ -89,7 +91,7 @@ class NearChecking:
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
             found += self._confirm([(there[one], there[other]) for one, other in pairs[start : start + PAIRS_AT_ONCE]])
         _log.info("near check %s: %s pictures, %s candidates, %s new pairs", held.id, len(there), len(pairs), found)
-        self._finish(lambda session: finish_ready(session, held, len(there)))
+        self._finish(lambda session: finish_ready(session, held, len(there), runs))
 
     def _unjoined(self, there: list[str], pairs: np.ndarray) -> np.ndarray:
         """Without those within a large cluster of known near duplicates: not all its pairs are written down, and none is news."""

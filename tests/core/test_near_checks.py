@@ -1,16 +1,21 @@
 """Near duplicates found after versions were made: frozen counts stay, `found_later` grows, and what is made afterwards goes by them."""
 
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from core import near_checks
 from core.database import Database
-from core.datasets import placed_pictures
+from core.datasets import delete_dataset, placed_pictures
 from core.errors import Fenced
 from core.issues import list_issues, record_issues
 from core.leases import LIVES, NEAR_CHECK_LIFE, Claim, claim
-from core.tables import DatasetVersion, NearCheck, NearCheckStatus, NearPair, Split
+from core.tables import Dataset, DatasetVersion, NearCheck, NearCheckStatus, NearPair, Run, RunStatus, Split
 from tests.core.rows import changed, person, version
 
 pytestmark = pytest.mark.both_databases
@@ -45,7 +50,7 @@ def test_a_version_that_exists_gets_them_as_issues_of_their_own_kind(database: D
         held = at_work(session, made)
         assert near_checks.record_pairs(session, held, [(test, train, 0.91)]) == 1
         assert near_checks.record_pairs(session, held, [(train, test, 0.91), (other, test, 0.9)]) == 1, "each once"
-        near_checks.finish_ready(session, held, 10)
+        near_checks.finish_ready(session, held, 10, frozenset())
     with database.read() as session:
         made = session.get_one(DatasetVersion, made.id)
         first, second = found_later(session, made)
@@ -112,8 +117,8 @@ def test_a_version_is_looked_at_again_only_where_features_were_missing(database:
         held = at_work(session, made)
         near_checks.request_check(session, made)
         assert claim(session, NEAR_CHECK_LIFE, "tests", 60) is None, "it is at work"
-        near_checks.finish_ready(session, held, made.image_count - 1)
-        near_checks.finish_ready(session, at_work(session, made), made.image_count)
+        near_checks.finish_ready(session, held, made.image_count - 1, frozenset())
+        near_checks.finish_ready(session, at_work(session, made), made.image_count, frozenset())
         near_checks.request_check(session, made)
         assert claim(session, NEAR_CHECK_LIFE, "tests", 60) is None, "all were compared"
         failed = {"status": NearCheckStatus.FAILED, "failures": 3, "error": "Lost."}
@@ -121,6 +126,80 @@ def test_a_version_is_looked_at_again_only_where_features_were_missing(database:
         near_checks.request_check(session, made)
         check = session.scalars(select(NearCheck).execution_options(populate_existing=True)).one()
         assert (check.status, check.failures, check.error) == (NearCheckStatus.QUEUED, 0, None)
+
+
+def test_a_run_that_ends_while_the_check_is_at_work_has_it_look_again(database: Database) -> None:
+    with database.write() as session:
+        made = version(session, person(session))
+        held = at_work(session, made)
+        known = near_checks.runs_known(session, held)
+        assert known == frozenset()
+        run = Run(
+            owner_id=made.owner_id,
+            name="late",
+            dataset_id=made.dataset_id,
+            dataset_version_id=made.id,
+            dataset_title="Fruit",
+            preset="quick",
+            config={},
+            batch_size=32,
+            test_fingerprint="",
+            code_version="0",
+            status=RunStatus.SUCCEEDED,
+        )
+        session.add(run)
+        session.flush()
+        near_checks.request_check(session, made)
+        near_checks.finish_ready(session, held, made.image_count - 1, known)
+        again = claim(session, NEAR_CHECK_LIFE, "tests", 60)
+        assert again is not None, "its features are not compared"
+        known = near_checks.runs_known(session, again)
+        assert known == {run.id}
+        near_checks.finish_ready(session, again, made.image_count - 1, known)
+        assert claim(session, NEAR_CHECK_LIFE, "tests", 60) is None, "nothing came since"
+        third = at_work(session, made)
+        near_checks.finish_ready(session, third, made.image_count, frozenset())
+        assert claim(session, NEAR_CHECK_LIFE, "tests", 60) is None, "all are compared"
+
+
+def test_deleting_the_dataset_meanwhile_waits_and_nobody_waits_in_a_circle(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with database.write() as session:
+        made = version(session, person(session))
+        one, other, _ = by_split(session, made, 0, Split.TRAIN)
+        held = at_work(session, made)
+    at_it, failed = threading.Event(), []
+    tell = near_checks._tell_versions
+
+    def slowly(*given: Any) -> None:
+        at_it.set()
+        time.sleep(0.5)  # the other is at the dataset by now
+        tell(*given)
+
+    def attempt(call: Callable[[Session], object]) -> None:
+        try:
+            with database.write() as session:
+                call(session)
+        except Exception as error:  # noqa: BLE001 - a thread's error would be lost
+            failed.append(error)
+
+    def removed(session: Session) -> None:
+        delete_dataset(session, session.get_one(Dataset, made.dataset_id), force=True)
+
+    monkeypatch.setattr(near_checks, "_tell_versions", slowly)
+    pair: list[near_checks.Pair] = [(one, other, 0.9)]
+    recording = threading.Thread(target=attempt, args=(lambda session: near_checks.record_pairs(session, held, pair),))
+    deleting = threading.Thread(target=attempt, args=(removed,))
+    recording.start()
+    assert at_it.wait(10)
+    deleting.start()
+    for thread in (recording, deleting):
+        thread.join()
+    assert failed == []
+    with database.read() as session:
+        assert session.scalars(select(Dataset)).all() == []
+        assert session.scalars(select(NearCheck)).all() == []
 
 
 def test_near_checks_are_leased_like_all_work() -> None:

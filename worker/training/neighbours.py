@@ -1,11 +1,12 @@
 """The training pictures that a wrongly answered test picture looks most like, by the backbone's stored features."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from core.backbones import NEAR_BY
+from core.errors import DiskFull
 from worker.training.events import Place, Progress
 from worker.training.features import Features
 from worker.training.materials import Workplace, plain_pooled
@@ -27,24 +28,20 @@ def neighbours(work: Workplace, wrong: Sequence[int], *, stored: bool) -> dict[s
 
     Returns:
         `pictures`, how many training pictures were compared with, and `nearest`: image id -> up to three `[image id, label, similarity]`,
-        the most similar first (cosine).
+        the most similar first (cosine). Nothing where the disk has no room: the run is worth more.
     """
     asked = np.asarray(wrong[:MOST_ASKED], np.int64)
     train = spread_over(work.positions("train"), MOST_STORED if stored else MOST_COMPUTED)
     extractor = plain_pooled(work)
     if not len(asked) or not work.store.fits(extractor, len(train), 1):
         return {"pictures": 0, "nearest": {}}
-    progress: list[Progress] = []
-
-    def say(done: int, to_do: int) -> None:
-        work.orders.check()
-        if not progress:
-            place = Place("evaluate", message="Looking for similar training pictures")
-            progress.append(Progress(work.speaker, place, to_do, to_do))
-        progress[0].at(done, done)
-
-    known = work.store.features(extractor, train, 1, say)
-    questions = work.store.features(extractor, asked, 1, say)
+    say = _speaking(work, "Looking for similar training pictures")
+    try:
+        known = work.store.features(extractor, train, 1, say)
+        questions = work.store.features(extractor, asked, 1, say)
+    except DiskFull as error:
+        work.speaker.log(f"No similar training pictures are shown. {error.message}")
+        return {"pictures": 0, "nearest": {}}
     order, similarity = closest(known, len(train), _directions(questions, np.arange(len(asked))))
     ids, labels = work.folder.pictures.ids, work.folder.pictures.labels
     nearest = {
@@ -61,14 +58,32 @@ def store_test(work: Workplace) -> None:
     """Store the features of the plain test pictures beside those of train and validation, where their cosines are of use.
 
     After the run near duplicates are looked for among what is stored, and a test picture that is in train too is the worst of them. The
-    network has the weights whose features are meant. Costs what asking a model about the test pictures costs.
+    network has the weights whose features are meant. Costs what asking a model about the test pictures costs. Where the disk has no room
+    for them, the log says so, and the run goes on.
     """
     if work.config.backbone != NEAR_BY:
         return
     extractor = plain_pooled(work)
     if not work.store.fits(extractor, len(work.folder.pictures), 1):
         return
-    work.store.features(extractor, work.positions("test"), 1, lambda _done, _of: work.orders.check())
+    say = _speaking(work, "Storing what the backbone sees in the test pictures")
+    try:
+        work.store.features(extractor, work.positions("test"), 1, say)
+    except DiskFull as error:
+        work.speaker.log(f"Near duplicates in test are not looked for. {error.message}")
+
+
+def _speaking(work: Workplace, message: str) -> Callable[[int, int], None]:
+    """A listener that turns (done, all) into progress events, and orders into an end."""
+    progress: list[Progress] = []
+
+    def say(done: int, to_do: int) -> None:
+        work.orders.check()
+        if not progress:
+            progress.append(Progress(work.speaker, Place("evaluate", message=message), to_do, to_do))
+        progress[0].at(done, done)
+
+    return say
 
 
 def spread_over(positions: np.ndarray, most: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The nearest training pictures of a mistake are those with the most similar features."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,22 @@ def test_all_test_pictures_are_stored_where_near_duplicates_are_looked_for_by_th
     monkeypatch.setattr(module, "NEAR_BY", work.config.backbone)
     store_test(work)
     assert work.store.computed == before + len(work.positions("test"))
+    said = [event for event in opened.events if str(event.get("message", "")).startswith("Storing what")]
+    assert {event["phase"] for event in said} == {"evaluate"}
+
+
+def test_a_full_disk_costs_a_run_its_extras_and_nothing_else(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = opened.work
+    monkeypatch.setattr(module, "NEAR_BY", work.config.backbone)
+    monkeypatch.setattr(work.store, "_folder", replace(work.folder, disk_reserve_bytes=2**60))
+    store_test(work)
+    assert neighbours(work, work.positions("test").tolist(), stored=True) == {"pictures": 0, "nearest": {}}
+    said = [event["message"] for event in opened.events if event["event"] == "log"]
+    assert [one.partition(".")[0] for one in said[-2:]] == [
+        "Near duplicates in test are not looked for",
+        "No similar training pictures are shown",
+    ]
+    assert all("The disk is full" in one for one in said[-2:])
 
 
 def test_without_mistakes_there_is_nothing_to_look_for(opened: Opened) -> None:
