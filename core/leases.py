@@ -181,12 +181,13 @@ def cancel_requested(session: Session, life: Life, row_id: str) -> bool:
 
 
 def release(session: Session, life: Life, held: Claim, **values: Any) -> None:
-    """Give the row back to the queue without counting a failure (a drain).
+    """Give the row back to the queue without counting a failure (a drain); it is rung for at once, unless `rung_at` is given.
 
     Raises:
         Fenced: the row is not this attempt's any more.
     """
-    write(session, life, held, status=life.waiting, lease_owner=None, lease_expires_at=None, rung_at=None, **values)
+    values = {"lease_owner": None, "lease_expires_at": None, "rung_at": None} | values
+    write(session, life, held, status=life.waiting, **values)
 
 
 def expired(session: Session, life: Life) -> list[Claim]:

@@ -265,11 +265,13 @@ def _split_unsaid(pictures: Pictures, splits: Ints, rank: Ints, notes: list[str]
         quota[:, split] = np.maximum(np.rint(sizes * fractions[split]), least)
     quota[:, TRAIN] = np.maximum(sizes - quota[:, VALIDATION] - quota[:, TEST], 0)
     _fill(pictures, splits, rank, free, quota, ORDER_OF_NEED)
-    old = " The pictures that were there before kept theirs." if pictures.settled.any() else ""
+    # settled: in the dataset before, or kept where a manifest has them
+    rest, old = (" to the rest", " The others keep theirs.") if pictures.settled.any() else ("", "")
     groups = ", groups whole" if (pictures.groups[free] >= 0).any() else ""
     shares = "/".join(f"{share * 100:g}" for share in fractions)
     notes.append(
-        f"No splits were given: {len(free):,} pictures were split {shares} into train, validation and test, class by class{groups}.{old}"
+        f"No splits were given{rest}: {len(free):,} pictures were split {shares} into train, validation and test, "
+        f"class by class{groups}.{old}"
     )
 
 

@@ -3,10 +3,10 @@
 A share holds nothing that is not elsewhere: whoever ingests the upload takes it back by deleting the row, and checks the files itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import delete, insert, or_, select
+from sqlalchemy import ColumnElement, delete, insert, or_, select
 from sqlalchemy.orm import Session
 
 from core.database import database_now
@@ -31,14 +31,23 @@ def offer_share(session: Session, held: Claim, files: Sequence[str]) -> str:
     return share_id
 
 
+def is_with_nobody(session: Session, share_id: str) -> bool:
+    """True when `take_back` would take it now: asking costs no writing transaction."""
+    return session.scalar(select(UploadShare.id).where(UploadShare.id == share_id, ~_with_nobody())) is None
+
+
 def take_back(session: Session, share_id: str) -> bool:
     """Delete a share that nobody works on (any more); False when somebody does, or has."""
-    lost = or_(
-        UploadShare.status.in_([ShareStatus.WAITING, ShareStatus.FAILED, ShareStatus.CANCELLED]),
-        (UploadShare.status == ShareStatus.CHECKING) & (UploadShare.lease_expires_at < database_now()),
-    )
-    session.execute(delete(UploadShare).where(UploadShare.id == share_id, lost))
+    session.execute(delete(UploadShare).where(UploadShare.id == share_id, _with_nobody()))
     return session.scalar(select(UploadShare.id).where(UploadShare.id == share_id)) is None
+
+
+def _with_nobody() -> ColumnElement[bool]:
+    expired = UploadShare.lease_expires_at.is_not(None) & (UploadShare.lease_expires_at < database_now())
+    return or_(
+        UploadShare.status.in_([ShareStatus.WAITING, ShareStatus.FAILED, ShareStatus.CANCELLED]),
+        (UploadShare.status == ShareStatus.CHECKING) & expired,
+    )
 
 
 def take_answers(session: Session, share_ids: Sequence[str]) -> dict[str, Answers]:
@@ -61,7 +70,9 @@ def forget_shares(session: Session, upload_id: str) -> None:
     session.execute(delete(UploadShare).where(UploadShare.upload_id == upload_id))
 
 
-def claim_share(session: Session, owner: str, seconds: float, *, not_of: str | None) -> Claim | None:
+def claim_share(
+    session: Session, owner: str, seconds: float, *, not_of: str | None, but_uploads: Collection[str] = ()
+) -> Claim | None:
     """Take the next share of an upload that another worker ingests.
 
     Args:
@@ -69,10 +80,13 @@ def claim_share(session: Session, owner: str, seconds: float, *, not_of: str | N
         owner: the worker's id.
         seconds: length of the lease.
         not_of: a machine whose uploads are left to it (it uses all of its cores already).
+        but_uploads: ids of uploads that are left to others.
     """
     uploads = select(Upload.id).where(Upload.status == UploadStatus.INGESTING, Upload.lease_owner != owner)
     if not_of is not None:
         uploads = uploads.where(Upload.lease_owner.not_like(f"{not_of}:%"))
+    if but_uploads:
+        uploads = uploads.where(Upload.id.not_in(but_uploads))
     return claim(session, SHARE_LIFE, owner, seconds, UploadShare.upload_id.in_(uploads))
 
 

@@ -177,7 +177,8 @@ def test_old_pictures_keep_their_split_for_life() -> None:
     assert assigned.splits[:20].tolist() == old * 2
     new = pictures.only(np.arange(60) >= 20)
     assert counts(new, assigned.splits[20:], 0) == [14, 3, 3]
-    assert "kept theirs" in assigned.notes[0]
+    assert assigned.notes[0].startswith("No splits were given to the rest: 40 pictures were split 70/15/15 ")
+    assert assigned.notes[0].endswith(" The others keep theirs."), "they were there before, or a manifest keeps them"
 
 
 def test_a_single_new_picture_of_an_old_class_goes_to_train() -> None:

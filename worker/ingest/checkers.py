@@ -37,7 +37,7 @@ class Job:
         spooled: `source` is a copy that is to be deleted afterwards.
         refusal: why it is not a picture of the dataset.
         facts: what the checker found.
-        size: of the file in bytes; known once it is stored.
+        size: of the file in bytes; 0 as long as nobody has looked.
         look: what the picture looks like.
     """
 
@@ -94,21 +94,22 @@ class Checkers:
     def check(self, jobs: Iterable[Job]) -> Iterator[Job]:
         """Decide every job; they come out in the order in which they went in.
 
-        Jobs are taken one at a time, only when a checker has room: at most a few are under way.
+        Jobs are taken one at a time, only when a checker has room: at most a few are under way. None is taken while the next
+        one to come out is decided: whoever gives jobs may wait for just that.
         """
         coming = iter(jobs)
         waiting: deque[Job] = deque()
         most = 4 * AHEAD * len(self._all)
         more = True
         while more or waiting:
-            while more and len(waiting) < most and (free := self._free()) is not None:
+            while more and len(waiting) < most and not _is_ready(waiting) and (free := self._free()) is not None:
                 job = next(coming, None)
                 more = job is not None
                 if job is not None:
                     waiting.append(job)
                     if not job.is_decided:
                         self._give(free, job)
-            while waiting and waiting[0].is_decided:
+            while _is_ready(waiting):
                 yield waiting.popleft()
             if waiting and (not more or len(waiting) >= most or self._free() is None):
                 self._listen()
@@ -208,6 +209,10 @@ class Checkers:
                 with contextlib.suppress(BrokenPipeError):  # the question that it never read
                     pipe.close()
         process.wait()
+
+
+def _is_ready(waiting: deque[Job]) -> bool:
+    return bool(waiting) and waiting[0].is_decided
 
 
 def decide(job: Job, answer: dict[str, Any]) -> None:

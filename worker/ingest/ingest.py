@@ -117,11 +117,13 @@ class Ingest:
 
     def run(self) -> None:
         """Ingest, and write down how it ended. Only what nobody foresaw is raised."""
+        fenced = False
         try:
             with Held(self._settings, self._database, self._claim, self._drain) as held:
                 self._ingest(held)
             self._forget_bytes()
         except Fenced:
+            fenced = True
             _log.info("upload %s: fenced, attempt %s stops", self._claim.id, self._claim.attempt)
         except Drained:
             self._end(lambda session: release(session, UPLOAD_LIFE, self._claim))
@@ -132,12 +134,15 @@ class Ingest:
             self._forget_bytes()
         except Exception:  # the task boundary: counted as a failure by the sweeper, three of them reject the upload
             if self._is_fenced():  # the upload was deleted, and its rows and bytes with it: no wonder
+                fenced = True
                 _log.info("upload %s: gone, attempt %s stops", self._claim.id, self._claim.attempt, exc_info=True)
                 return
             self._hand_over()
             raise
         finally:
             shutil.rmtree(self._spool, ignore_errors=True)
+            if fenced and self._is_deleted():  # whoever deleted it could not remove what we were writing into
+                self._forget_bytes()
 
     def _ingest(self, held: Held) -> None:
         self._clear_old_spools()
@@ -214,7 +219,8 @@ class Ingest:
             Sharing(self._database, held, checkers, self._incoming) as sharing,
             ThreadPoolExecutor(self._storage.parallel) as writers,
         ):
-            for job in sharing.check(contents.jobs(self._progress.done, self._spool)):
+            coming = contents.jobs(self._progress.done, self._spool, self._settings.disk_reserve_bytes)
+            for job in sharing.check(coming):
                 held.check()
                 batch.append(job)
                 full = len(batch) >= ROWS_AT_ONCE or time.monotonic() - written_at > SECONDS_AT_MOST
@@ -313,6 +319,10 @@ class Ingest:
         except Fenced:
             return True
         return False
+
+    def _is_deleted(self) -> bool:
+        with self._database.read() as session:
+            return session.get(Upload, self._claim.id) is None
 
     def _forget_bytes(self) -> None:
         shutil.rmtree(self._incoming, ignore_errors=True)

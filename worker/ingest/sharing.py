@@ -6,23 +6,27 @@ share that is done twice, or half, changes nothing. Nobody helps: the share is t
 """
 
 import logging
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from sqlalchemy.orm import Session
+
 from core.database import Database
 from core.errors import Fenced
-from core.leases import SHARE_LIFE, UPLOAD_LIFE, release, waiting_count
+from core.leases import LIVES, NEAR_CHECK_LIFE, SHARE_LIFE, UPLOAD_LIFE, release, waiting_count
 from core.tables import UploadShare
 from core.upload_shares import (
     claim_share,
     finish_share,
     forget_shares,
     is_checked,
+    is_with_nobody,
     offer_share,
     take_answers,
     take_back,
@@ -36,12 +40,15 @@ from worker.training.pictures import PictureLimits
 from worker.workplace import Workplace
 
 _log = logging.getLogger(__name__)
-FILES = 100  # of one share
-MOST = 8  # shares under way: so much is unpacked ahead at most
+FILES = 100  # of one share at most
+BYTES = 64 << 20  # of its files: it ends with the one that reaches this
+MOST = 8  # shares under way: about 500 MB are unpacked ahead at most
 AHEAD = 3  # files that are unpacked for later shares with every one that we check
 LOOK_SECONDS = 0.25  # between two looks for answers
 _NOTHING = Job(-1, "", refusal=Refusal("", ""))
 PATIENCE = 3.0  # seconds that a helper waits for the next share: its checkers are warm
+_ONE_AT_A_TIME = threading.Lock()
+_UNSEEN: set[str] = set()  # uploads whose files this process does not see: it leaves them to others
 
 
 @dataclass(eq=False)
@@ -54,6 +61,8 @@ class _Share:
         whole: no more files come to it.
         ours: our own checkers have it.
         read: files that came to it.
+        size: of these files, in bytes.
+        asked_at: when it was last looked whether nobody has it, as `time.monotonic`.
     """
 
     jobs: list[Job] = field(default_factory=list)
@@ -61,6 +70,8 @@ class _Share:
     whole: bool = False
     ours: bool = False
     read: int = 0
+    size: int = 0
+    asked_at: float = float("-inf")
 
     @property
     def undecided(self) -> list[Job]:
@@ -151,7 +162,7 @@ class Sharing:
                 return
             share = self._last()
             self._read_one(share)
-            if share.read == FILES:
+            if share.whole and self._more:
                 self._offer(share)
 
     def _last(self) -> _Share:
@@ -164,8 +175,9 @@ class Sharing:
         if job is not None:
             share.jobs.append(job)
             share.read += 1
+            share.size += job.size
         self._more = job is not None
-        share.whole = job is None or share.read == FILES
+        share.whole = job is None or share.read >= FILES or share.size >= BYTES
         return job
 
     def _offer(self, share: _Share) -> None:
@@ -179,16 +191,23 @@ class Sharing:
     def _next(self) -> _Share | None:
         """The oldest whole share that neither we nor a helper have; it is ours from now on."""
         for share in self._window:
-            if not share.whole or share.ours or not share.undecided:
-                continue
-            if share.id is not None:
-                with self._database.write() as session:
-                    if not take_back(session, share.id):
-                        continue
-                share.id = None
-            share.ours = True
-            return share
+            if share.whole and not share.ours and share.undecided and self._is_free(share):
+                share.id, share.ours = None, True
+                return share
         return None
+
+    def _is_free(self, share: _Share) -> bool:
+        """True when no helper has it, nor can take it any more. While one has it, we ask every quarter of a second."""
+        if share.id is None:
+            return True
+        if (now := time.monotonic()) - share.asked_at < LOOK_SECONDS:
+            return False
+        share.asked_at = now
+        with self._database.read() as session:
+            if not is_with_nobody(session, share.id):
+                return False
+        with self._database.write() as session:
+            return take_back(session, share.id)
 
     def _wait(self) -> None:
         self._held.check()
@@ -222,7 +241,21 @@ def thumbnail_of(incoming: Path, share_id: str, name: str) -> Path:
 
 
 def help_next(place: Workplace) -> bool:
-    """Check shares of uploads that others ingest, as long as some come; False when there was none."""
+    """Check shares of uploads that others ingest, as long as some come and this process has nothing else to do.
+
+    Returns:
+        False when there was none, when another thread of this process is at it (one has checkers for all cores), or when work of
+        another queue waits for a thread.
+    """
+    if not _ONE_AT_A_TIME.acquire(blocking=False):
+        return False
+    try:
+        return _help(place)
+    finally:
+        _ONE_AT_A_TIME.release()
+
+
+def _help(place: Workplace) -> bool:
     settings = place.settings
     # who uses all cores of a machine needs no help of the same machine
     not_of = None if settings.ingest_processes else place.name.partition(":")[0]
@@ -233,11 +266,13 @@ def help_next(place: Workplace) -> bool:
             with place.database.write() as session:
                 if waiting_count(session, UPLOAD_LIFE):  # uploads of its own come first
                     return True
-                held = claim_share(session, place.name, settings.lease_seconds, not_of=not_of)
+                if helped and _others_wait(session, place.queues):
+                    return False
+                held = claim_share(session, place.name, settings.lease_seconds, not_of=not_of, but_uploads=_UNSEEN)
             if held is not None:
                 try:
                     if not _check_share(place, Hold(place, held, SHARE_LIFE), checkers):
-                        return helped
+                        continue
                 except (Fenced, FileNotFoundError):
                     _log.info("share %s was taken back", held.id)
                 helped, until = True, time.monotonic() + PATIENCE
@@ -246,6 +281,12 @@ def help_next(place: Workplace) -> bool:
             else:
                 time.sleep(LOOK_SECONDS)
     return helped
+
+
+def _others_wait(session: Session, queues: Sequence[str]) -> bool:
+    """True when something waits that this process may do instead (but for near checks: nobody waits for those)."""
+    others = [life for life in LIVES if life.queue in queues and life not in (SHARE_LIFE, NEAR_CHECK_LIFE)]
+    return any(waiting_count(session, life) for life in others)
 
 
 def _check_share(place: Workplace, hold: Hold, checkers: Checkers) -> bool:
@@ -257,21 +298,22 @@ def _check_share(place: Workplace, hold: Hold, checkers: Checkers) -> bool:
     incoming = incoming_folder(place.settings, share.upload_id)
     jobs = [Job(number, name, source=incoming / name) for number, name in enumerate(share.files)]
     if not all(job.source is not None and job.source.is_file() for job in jobs):
-        _log.warning("share %s is given back: its files are not in %s", share.id, incoming)
-        return _given_back(hold)
+        _log.warning("upload %s is left to other workers: its files are not in %s", share.upload_id, incoming)
+        # rung for when its time comes: who is rung for at once may be this process again
+        hold.write(
+            lambda session: release(session, SHARE_LIFE, hold.claim, rung_at=UploadShare.rung_at), announce=False
+        )
+        _UNSEEN.add(share.upload_id)
+        return False
     for job in jobs:
         job.thumbnail = thumbnail_of(incoming, share.id, Path(job.path).name)
     thumbnail_of(incoming, share.id, "").parent.mkdir(exist_ok=True)
     for _ in checkers.check(jobs):
         hold.keep()
         if hold.stopping:
-            return _given_back(hold)
+            hold.write(lambda session: release(session, SHARE_LIFE, hold.claim), announce=False)
+            return False
     answers = [answer_of(job) for job in jobs]
     hold.write(lambda session: finish_share(session, hold.claim, answers), announce=False)
     _log.info("upload %s: checked %s of its files for another worker", share.upload_id, len(jobs))
     return True
-
-
-def _given_back(hold: Hold) -> bool:
-    hold.write(lambda session: release(session, SHARE_LIFE, hold.claim), announce=False)
-    return False

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from core.errors import ArchiveRefused, DiskFull, UploadRejected
+from core.storage import need_disk
 from worker.ingest.archive import Archive, open_archive
 from worker.ingest.checkers import Job
 from worker.ingest.entries import (
@@ -160,8 +161,9 @@ class Contents:
         place = self.place(entry.path)
         return place if isinstance(place, Refusal) else None
 
-    def jobs(self, first: int, spool: Path) -> Iterator[Job]:
-        """Every file from ordinal `first`; entries of archives are unpacked to `spool`, one when it is asked for.
+    def jobs(self, first: int, spool: Path, reserve: int = 0) -> Iterator[Job]:
+        """Every file from ordinal `first`; entries of archives are unpacked to `spool`, one when it is asked for, and none into
+        the last `reserve` bytes of the disk.
 
         Raises:
             ArchiveRefused: a tar archive breaks in the middle.
@@ -172,6 +174,7 @@ class Contents:
             if job.refusal is None:
                 one = self._loose[ordinal]
                 job.source, job.sha256, job.thumbnail = one.file, one.sha256, spool / f"{ordinal}.jpg"
+                job.size = one.size
             yield job
         ordinal = max(first, len(self._loose))
         opened = dict(self._archives)
@@ -182,17 +185,18 @@ class Contents:
                 ordinal += 1
                 continue
             for number, _, chunks in opened[start].contents(ordinal - start):
-                yield self._unpack(start + number, chunks, spool)
+                yield self._unpack(start + number, chunks, spool, reserve)
             ordinal = start + len(opened[start].entries)
 
-    def _unpack(self, ordinal: int, chunks: Iterator[bytes] | None, spool: Path) -> Job:
+    def _unpack(self, ordinal: int, chunks: Iterator[bytes] | None, spool: Path, reserve: int) -> Job:
         entry = self.entries[ordinal]
         job = Job(ordinal, entry.path, refusal=self._refusal(entry))
         if job.refusal is not None or chunks is None:
             return job
         job.source, job.thumbnail, job.spooled = spool / f"{ordinal}", spool / f"{ordinal}.jpg", True
+        need_disk(spool, entry.size, reserve)
         try:
-            job.sha256 = _spooled(chunks, job.source, entry.size)
+            job.sha256, job.size = _spooled(chunks, job.source, entry.size)
         except EntryRefused as refused:
             job.source.unlink(missing_ok=True)
             job.refusal = refused.refusal
@@ -212,8 +216,8 @@ def _inside(folder: str, entry: Entry) -> Entry:
     return Entry(path, entry.size, entry.refusal)
 
 
-def _spooled(chunks: Iterator[bytes], target: Path, most: int) -> str:
-    """Write an entry to a name of our own, counting its bytes; returns their SHA-256."""
+def _spooled(chunks: Iterator[bytes], target: Path, most: int) -> tuple[str, int]:
+    """Write an entry to a name of our own, counting its bytes; returns their SHA-256 and how many they are."""
     digest = hashlib.sha256()
     size = 0
     try:
@@ -230,4 +234,4 @@ def _spooled(chunks: Iterator[bytes], target: Path, most: int) -> str:
                 "The disk is full: there is no room to unpack the pictures. Free some space and try again."
             ) from error
         raise
-    return digest.hexdigest()
+    return digest.hexdigest(), size

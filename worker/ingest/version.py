@@ -112,18 +112,23 @@ def _draft(
     guarded = guard(database, held, [_guarded(one) for one in kept], pictures, read_names=contents.manifest is None)
     settled = pictures.settled | np.array([one.place.keeps_split for one in kept], np.bool_)
     assigned = assign_splits(replace(pictures, units=guarded.units, settled=settled), class_names)
-    _check_kept(assigned.splits, pictures.labels, class_names)
+    _check_kept(assigned.splits, pictures.labels, class_names, by_manifest=any(one.place.keeps_split for one in kept))
     notes = [*_manifest_notes(contents), *assigned.notes, *guarded.notes, *_double_notes(issues), *case_twins(counts)]
     splits = (ORDER[int(split)] for split in assigned.splits)
     placed = [_placed(*one) for one in zip(kept, splits, guarded.groups, strict=True)]
     return VersionDraft(placed, notes, issues)
 
 
-def _check_kept(splits: Ints, labels: Ints, class_names: list[str]) -> None:
-    """Refuse what cannot be learned from where a manifest kept every split as it was."""
+def _check_kept(splits: Ints, labels: Ints, class_names: list[str], *, by_manifest: bool) -> None:
+    """Refuse what cannot be learned from where a manifest kept splits as they were, or the dataset did."""
+    why = (
+        "and the manifest keeps every picture in its split"
+        if by_manifest
+        else "none of the new ones came to it, and those of the dataset keep their splits"
+    )
     for number, split in enumerate(ORDER):
         if not (splits == number).any():
-            raise UploadRejected(f"No picture is in {split.value}, and the manifest keeps every picture in its split.")
+            raise UploadRejected(f"No picture is in {split.value}{',' if by_manifest else ':'} {why}.")
     learned = set(labels[splits == ORDER.index(Split.TRAIN)].tolist())
     for label in sorted(set(labels.tolist()) - learned):
         raise UploadRejected(f'The class "{class_names[label]}" has no train picture: it could not be learned.')

@@ -22,12 +22,12 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -344,21 +344,28 @@ def _exif(image: Image.Image, fixes: list[str]) -> tuple[Image.Exif, tuple[str, 
         return Image.Exif(), None
     if not exif:
         return exif, None
+    make, model = (_said(exif, tag) for tag in (ExifTags.Base.Make, ExifTags.Base.Model))
     try:
-        taken = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal, "")
+        taken = exif.get_ifd(ExifTags.IFD.Exif)
     except _DECODER_ERRORS:
-        taken = ""
-    said = (exif.get(ExifTags.Base.Make, ""), exif.get(ExifTags.Base.Model, ""), taken)
-    make, model, moment = (str(one).strip("\0 ") for one in said)
-    return exif, (make, model, moment)
+        return exif, (make, model, "")
+    return exif, (make, model, _said(taken, ExifTags.Base.DateTimeOriginal))
+
+
+def _said(values: Mapping[int, Any], tag: int) -> str:
+    """One EXIF value as text, empty where there is none. A value is unpacked only when it is asked for, and may be broken."""
+    try:
+        return str(values.get(tag, "")).strip("\0 ")
+    except _DECODER_ERRORS:
+        return ""
 
 
 def _turn_upright(image: Image.Image, exif: Image.Exif, fixes: list[str]) -> bool:
     """Apply the orientation; True when width and height have changed places."""
-    orientation = exif.get(ExifTags.Base.Orientation, 1)
-    if orientation not in range(2, 9):
-        return False
     try:
+        orientation = exif.get(ExifTags.Base.Orientation, 1)
+        if orientation not in range(2, 9):
+            return False
         ImageOps.exif_transpose(image, in_place=True)
     except _DECODER_ERRORS:
         fixes.append("unreadable EXIF ignored")

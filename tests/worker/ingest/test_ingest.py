@@ -1,5 +1,6 @@
 """Uploads from received bytes to a dataset version, with a real database, real files and real decoder processes."""
 
+import io
 import re
 import threading
 from collections import Counter
@@ -13,10 +14,10 @@ from sqlalchemy import delete, select, update
 from core.config import Settings
 from core.database import Database, database_now
 from core.datasets import latest_version, placed_pictures
-from core.errors import Conflict
+from core.errors import Conflict, Fenced
 from core.leases import UPLOAD_LIFE, claim
 from core.storage import blob_key, open_storage, thumbnail_key
-from core.tables import Dataset, DatasetVersion, Image, Outcome, ReceiptRow, Split, Upload, UploadStatus
+from core.tables import Dataset, DatasetVersion, Image, Outcome, ReceiptRow, Split, Upload, UploadStatus, VersionImage
 from core.uploads import delete_upload, incoming_folder, retry_upload
 from tests.core.rows import RememberingQueue
 from tests.samples import sample_folder
@@ -310,6 +311,46 @@ def test_a_manifest_may_keep_splits_that_tear_a_group_but_not_leave_one_empty(pe
 def test_splits_that_nothing_can_be_learned_from_are_not_kept(splits: list[str], sentence: str, person: Person) -> None:
     upload = person.upload(FLOWERS | {"manifest.csv": kept_manifest(splits)})
     assert (upload.status, upload.error) == (UploadStatus.REJECTED, sentence)
+
+
+def test_a_kept_manifest_in_an_empty_dataset_speaks_of_no_pictures_that_were_there_before(person: Person) -> None:
+    splits = ["train", "validation", "train", "test"]
+    more = {f"roses/{number}.png": picture(number) for number in range(40, 46)}
+    lines = "".join(f"{path},roses,,,\n" for path in more).encode()
+    person.upload(FLOWERS | more | {"manifest.csv": kept_manifest(splits) + b"\n" + lines})
+    found = next(note for note in version_of(person).notes if "No splits were given" in note)
+    assert found.startswith("No splits were given to the rest: 6 pictures")
+    assert found.endswith("The others keep theirs.")
+
+
+def test_a_split_that_the_dataset_leaves_empty_is_not_blamed_on_a_manifest(person: Person) -> None:
+    splits = ["train", "validation", "train", "test"]
+    person.upload(FLOWERS | {"manifest.csv": kept_manifest(splits)})
+    with person.database.write() as session:  # as a version without test pictures, however it came to be
+        session.execute(update(VersionImage).where(VersionImage.split == Split.TEST).values(split=Split.TRAIN))
+    again = encoded(PillowImage.open(io.BytesIO(FLOWERS["roses/0.png"])), "BMP")  # stays with what it is a copy of
+    upload = person.upload({"train/roses/again.bmp": again})
+    assert (upload.status, upload.error) == (
+        UploadStatus.REJECTED,
+        "No picture is in test: none of the new ones came to it, and those of the dataset keep their splits.",
+    )
+
+
+def test_what_a_deletion_could_not_remove_under_our_hands_goes_when_we_stop(
+    person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload_id = person.send({"x.zip": zipped(FLOWERS)})
+    folder = incoming_folder(person.settings, upload_id)
+
+    def delete_it(*_: object) -> None:
+        with person.database.write() as session:
+            delete_upload(session, person.settings, session.get_one(Upload, upload_id))
+        (folder / "spool-1").mkdir(parents=True)  # as when it is emptied and we write the next file into it
+        raise Fenced("It is gone.")
+
+    monkeypatch.setattr(Ingest, "_check_pictures", delete_it)
+    assert ingest_next(person.settings, person.database, owner="test")
+    assert not folder.exists()
 
 
 def test_exact_duplicates_are_skipped_once(person: Person) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import pickle
+import struct
 import threading
 import warnings
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from tests.samples import sample_folder
 from tests.worker.ingest.corpus import encoded, picture, pixels, png_bomb
@@ -276,6 +278,28 @@ def test_reading_says_nothing_on_standard_error(capfd: pytest.CaptureFixture[str
     refused(body[:-40] if len(body) > 100 else body)
     inspect(io.BytesIO(picture(9)).getvalue())
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("kind", "orientation"), [(2, 1), (3, 3)], ids=["make", "orientation"])
+def test_an_exif_value_that_cannot_be_unpacked_refuses_no_picture(
+    kind: int, orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow unpacks a value when it is asked for. It unpacks all that we could write: so here its reader of one type is broken."""
+
+    def broken(*_: object) -> None:
+        raise struct.error("unpack requires a buffer of 2 bytes")
+
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make], exif[ExifTags.Base.Model] = "a camera", "its model"
+    exif[ExifTags.Base.Orientation] = orientation
+    body = encoded(pixels(8), "JPEG", exif=exif.tobytes())
+    readers = ImageFileDirectory_v2._load_dispatch
+    monkeypatch.setitem(readers, kind, (readers[kind][0], broken))
+    found = examine(body)
+    if kind == 2:
+        assert (found.facts.fixes, found.shot) == ((), ("", "", ""))
+    else:
+        assert (found.facts.fixes, found.shot) == (("unreadable EXIF ignored",), ("a camera", "its model", ""))
 
 
 @pytest.mark.parametrize("size", [(1000, 999), (999, 1000), (640, 480), (300, 200), (2401, 7)])
