@@ -1,7 +1,7 @@
 """The verbs of datasets and their versions."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ from core.ids import new_id
 from core.tables import Dataset, DatasetVersion, Image, ImageLook, Run, RunStatus, Split, VersionImage, utc_now
 
 MOST_TAGS = 50
+# of `VersionImage`, as the database names them
+IMAGE_COLUMNS = ("version_id", "ordinal", "image_id", "label", "split", "group_name", "filename")
 SEEN = DatasetVersion.number > 0  # false while its rows are being written (`core.unseen_versions`)
 
 
@@ -188,46 +190,49 @@ def fingerprint(pictures: Iterable[Placed]) -> str:
     return digest.hexdigest()
 
 
-def add_version(session: Session, dataset: Dataset, draft: VersionDraft) -> DatasetVersion:
-    """Freeze a list of pictures as the dataset's next version. Class names are sorted once, here; labels are their indices."""
+def described(draft: VersionDraft) -> dict[str, Any]:
+    """What a draft says of its version, by column. Class names are sorted once, here; labels are their indices."""
     class_names = sorted({one.class_name for one in draft.pictures})
-    labels = {name: index for index, name in enumerate(class_names)}
     counts: dict[str, dict[str, int]] = {name: {split.value: 0 for split in Split} for name in class_names}
     for one in draft.pictures:
         counts[one.class_name][one.split.value] += 1
-    newest = session.scalar(
-        select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id, SEEN)
-    )
+    return {
+        "fingerprint": fingerprint(draft.pictures),
+        "test_fingerprint": fingerprint(one for one in draft.pictures if one.split == Split.TEST),
+        "class_names": class_names,
+        "counts": counts,
+        "notes": list(draft.notes),
+        "image_count": len(draft.pictures),
+    }
+
+
+def draft_rows(draft: VersionDraft, version: DatasetVersion) -> Iterator[list[tuple[Any, ...]]]:
+    """Rows of a draft's pictures, `IMAGE_COLUMNS` as the database stores them, some thousand at a time."""
+    labels = {name: index for index, name in enumerate(version.class_names)}
+    ordered = sorted(draft.pictures, key=lambda one: (labels[one.class_name], one.filename, one.image_id))
+    for start in range(0, len(ordered), 5000):
+        yield [
+            (version.id, ordinal, one.image_id, labels[one.class_name], one.split.value, one.group, one.filename)
+            for ordinal, one in enumerate(ordered[start : start + 5000], start)
+        ]
+
+
+def add_version(session: Session, dataset: Dataset, draft: VersionDraft) -> DatasetVersion:
+    """Freeze a list of pictures as the dataset's next version, in the caller's transaction: for few pictures."""
+    newest = latest_version(session, dataset.id)
     version = DatasetVersion(
         owner_id=dataset.owner_id,
         dataset_id=dataset.id,
-        number=(newest or 0) + 1,
-        fingerprint=fingerprint(draft.pictures),
-        test_fingerprint=fingerprint(one for one in draft.pictures if one.split == Split.TEST),
-        class_names=class_names,
-        counts=counts,
+        number=1 + (newest.number if newest is not None else 0),
         issues=draft.issues,
-        notes=list(draft.notes),
-        image_count=len(draft.pictures),
+        **described(draft),
     )
     session.add(version)
     dataset.updated_at = utc_now()
     session.flush()
-    ordered = sorted(draft.pictures, key=lambda one: (labels[one.class_name], one.filename, one.image_id))
-    for start in range(0, len(ordered), 5000):
-        rows = [
-            {
-                "version_id": version.id,
-                "ordinal": start + offset,
-                "image_id": one.image_id,
-                "label": labels[one.class_name],
-                "split": one.split,
-                "group": one.group,
-                "filename": one.filename,
-            }
-            for offset, one in enumerate(ordered[start : start + 5000])
-        ]
-        session.execute(insert(VersionImage), rows)
+    for rows in draft_rows(draft, version):
+        values = [dict(zip(IMAGE_COLUMNS, row, strict=True)) for row in rows]
+        session.execute(insert(VersionImage.__table__), values)  # type: ignore[arg-type]
     return version
 
 

@@ -8,16 +8,13 @@ gives the version its number. The pictures stay where they are.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import case, select, update
 from sqlalchemy.orm import Session
 
 from core import unseen_versions
-from core.clusters import Clusters
 from core.database import Database
-from core.datasets import latest_version
+from core.datasets import IMAGE_COLUMNS, latest_version
 from core.errors import Conflict
-from core.issues import COLUMNS as ISSUE_COLUMNS
-from core.issues import Kind, cluster_notes, find_issues
 from core.splits import ORDER
 from core.tables import (
     Dataset,
@@ -26,14 +23,11 @@ from core.tables import (
     LabelDecision,
     Split,
     VersionImage,
-    VersionIssue,
-    utc_now,
 )
 from core.version_changes import GroupBy, VersionChanges
 from core.version_plan import Plan, bad, chunks, make_plan, names_after
 
 SMALLEST_CLASS = 3
-_IMAGE_COLUMNS = ("version_id", "ordinal", "image_id", "label", "split", "group_name", "filename")
 
 
 def change_version(
@@ -58,21 +52,18 @@ def change_version(
         if plan.fingerprint == base.fingerprint:
             raise Conflict(f"Nothing would be different from version {base.number}.")
         _check_result(plan.counts)
+    said = [f"Made from version {base.number}.", *notes, *_sentences(changes), *_warnings(plan.counts)]
     with database.write() as session:
-        _held(session, base)
-        version = unseen_versions.begin(session, base, plan.class_names)
+        dataset = _held(session, base)
+        version = unseen_versions.begin(session, dataset, base_version_id=base.id, notes=said, **plan.columns)
     try:
         with database.snapshot() as session:
             unseen_versions.write_rows(
-                database, version.id, VersionImage, _IMAGE_COLUMNS, _images(session, base, version, plan)
+                database, version.id, VersionImage, IMAGE_COLUMNS, _images(session, base, version, plan)
             )
-        version.counts, version.image_count = plan.counts, plan.image_count
-        clusters = Clusters(version.image_count)
-        counts = _write_issues(database, version, clusters)
-        said = [f"Made from version {base.number}.", *notes, *_sentences(changes), *_warnings(plan.counts)]
-        said += cluster_notes(clusters)
+        issues = unseen_versions.write_issues(database, version)
         with database.write() as session:
-            return _publish(session, base, version.id, plan, changes, counts, said)
+            return _publish(session, base, version.id, changes, issues)
     except BaseException as error:
         unseen_versions.forget(database, version.id)
         if isinstance(error, unseen_versions.Gone):
@@ -100,29 +91,8 @@ def _images(
         ]
 
 
-def _write_issues(database: Database, version: DatasetVersion, clusters: Clusters) -> dict[str, int]:
-    """Once all its rows are there, and seen by whoever finds near duplicates. How many, by kind."""
-    counts = dict.fromkeys(Kind, 0)
-
-    def counted(session: Session) -> Iterator[list[tuple[Any, ...]]]:
-        for rows in find_issues(session, version, clusters):
-            for row in rows:
-                counts[row["kind"]] += 1
-            yield [tuple(row.values()) for row in rows]
-
-    with database.snapshot() as session:
-        unseen_versions.write_rows(database, version.id, VersionIssue, ISSUE_COLUMNS, counted(session))
-    return {kind.value: count for kind, count in counts.items()}
-
-
 def _publish(
-    session: Session,
-    base: DatasetVersion,
-    version_id: str,
-    plan: Plan,
-    changes: VersionChanges,
-    counts: dict[str, int],
-    notes: list[str],
+    session: Session, base: DatasetVersion, version_id: str, changes: VersionChanges, issues: unseen_versions.Issues
 ) -> DatasetVersion:
     """The last transaction: from now on everybody sees it.
 
@@ -131,20 +101,11 @@ def _publish(
     """
     dataset = _held(session, base)
     version = unseen_versions.held(session, version_id)
-    rows = select(func.count()).select_from(VersionImage).where(VersionImage.version_id == version_id)
-    if version is None or session.scalar(rows) != plan.image_count:
-        raise Conflict("Making this version took too long: what was written was removed meanwhile. Try again.")
+    if version is None:
+        raise unseen_versions.too_slow()
     _check_newest(session, base, changes)
     _keep_decisions(session, dataset, names_after(base, changes), changes)
-    later = (VersionIssue.version_id == version_id, VersionIssue.kind == Kind.FOUND_LATER.value)
-    found_later = session.scalar(select(func.count()).select_from(VersionIssue).where(*later)) or 0
-    version.issues = {**counts, Kind.FOUND_LATER.value: found_later}
-    version.counts, version.image_count, version.notes = plan.counts, plan.image_count, notes
-    version.fingerprint, version.test_fingerprint = plan.fingerprint, plan.test_fingerprint
-    newest = latest_version(session, dataset.id)
-    version.number = 1 + (newest.number if newest is not None else 0)
-    version.created_at = dataset.updated_at = utc_now()
-    session.flush()
+    unseen_versions.publish(session, dataset, version, issues)
     return version
 
 

@@ -7,7 +7,8 @@ added as to any version (`core.near_checks`), and a dataset that is deleted take
 
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain
 from typing import Any
@@ -16,36 +17,40 @@ from sqlalchemy import delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from core.clusters import Clusters
 from core.database import Database
-from core.datasets import SEEN
+from core.datasets import SEEN, latest_version
 from core.errors import Conflict
 from core.freeing import note_left
-from core.issues import Kind
-from core.tables import Base, DatasetVersion, VersionImage, VersionIssue, utc_now
+from core.issues import COLUMNS as ISSUE_COLUMNS
+from core.issues import Kind, cluster_notes, find_issues
+from core.tables import Base, Dataset, DatasetVersion, VersionImage, VersionIssue, utc_now
 
 ROWS_AT_ONCE = 2000  # of one transaction: some 30 ms; and of one statement: at most 32,766 values on SQLite
 LONGEST_PAUSE = 0.2  # seconds between two transactions
 ABANDONED = timedelta(hours=1)
 
 
+@dataclass(frozen=True)
+class Issues:
+    """How many issues were written, by kind, and what the notes of the version say of them."""
+
+    counts: dict[str, int]
+    notes: list[str]
+
+
 class Gone(Conflict):
     """It was deleted meanwhile, with its dataset."""
 
 
-def begin(session: Session, base: DatasetVersion, class_names: list[str]) -> DatasetVersion:
-    """The row of a version that nobody sees; the caller commits."""
+def begin(session: Session, dataset: Dataset, **columns: Any) -> DatasetVersion:
+    """The row of a version that nobody sees, with all that people will see but its number and its issues; the caller commits."""
     version = DatasetVersion(
-        owner_id=base.owner_id,
-        dataset_id=base.dataset_id,
-        base_version_id=base.id,
+        owner_id=dataset.owner_id,
+        dataset_id=dataset.id,
         number=-1 - secrets.randbelow(2**31 - 1),  # any that no other one has: two may be made at once
-        fingerprint="",
-        test_fingerprint="",
-        class_names=class_names,
-        counts={},
         issues={},
-        notes=[],
-        image_count=0,
+        **columns,
     )
     session.add(version)
     session.flush()
@@ -98,6 +103,58 @@ def _insert(session: Session, table: type[Base], columns: Sequence[str], rows: S
             session.execute(insert(table.__table__), [dict(zip(columns, row, strict=True)) for row in rows])  # type: ignore[arg-type]
     except IntegrityError as error:  # PostgreSQL: deleted in this moment
         raise Gone("The dataset was deleted meanwhile.") from error
+
+
+def write_issues(database: Database, version: DatasetVersion, *, upload_id: str | None = None) -> Issues:
+    """Look for the issues of a version that nobody sees and that has all its rows, and write them.
+
+    Once its rows are there, whoever finds near duplicates adds them: none is missed.
+
+    Raises:
+        Gone: the version is not there any more.
+    """
+    counts = dict.fromkeys(Kind, 0)
+    clusters = Clusters(version.image_count)
+
+    def counted(session: Session) -> Iterator[list[tuple[Any, ...]]]:
+        for rows in find_issues(session, version, clusters, upload_id=upload_id):
+            for row in rows:
+                counts[row["kind"]] += 1
+            yield [tuple(row.values()) for row in rows]
+
+    with database.snapshot() as session:
+        write_rows(database, version.id, VersionIssue, ISSUE_COLUMNS, counted(session))
+    return Issues({kind.value: count for kind, count in counts.items()}, cluster_notes(clusters))
+
+
+def publish(session: Session, dataset: Dataset, version: DatasetVersion, issues: Issues) -> None:
+    """Give a version its number: from the commit on everybody sees it.
+
+    Args:
+        session: the writing session that holds both; the caller commits.
+        dataset: locked.
+        version: locked (`held`).
+        issues: what `write_issues` found.
+
+    Raises:
+        Conflict: rows are missing: the sweeper took it for abandoned.
+    """
+    rows = select(func.count()).select_from(VersionImage).where(VersionImage.version_id == version.id)
+    if session.scalar(rows) != version.image_count:
+        raise too_slow()
+    later = (VersionIssue.version_id == version.id, VersionIssue.kind == Kind.FOUND_LATER.value)
+    found_later = session.scalar(select(func.count()).select_from(VersionIssue).where(*later)) or 0
+    version.issues = {**issues.counts, Kind.FOUND_LATER.value: found_later}
+    version.notes = [*version.notes, *issues.notes]
+    newest = latest_version(session, dataset.id)
+    version.number = 1 + (newest.number if newest is not None else 0)
+    version.created_at = dataset.updated_at = utc_now()
+    session.flush()
+
+
+def too_slow() -> Conflict:
+    """The sweeper took a version for abandoned."""
+    return Conflict("Making this version took too long: what was written was removed meanwhile. Try again.")
 
 
 def forget(database: Database, version_id: str) -> None:

@@ -49,9 +49,10 @@ class Plan:
     test_fingerprint: str
 
     @property
-    def image_count(self) -> int:
-        """Pictures."""
-        return int((self.places >= 0).sum())
+    def columns(self) -> dict[str, Any]:
+        """What it says of the version, by column."""
+        names = ("class_names", "counts", "fingerprint", "test_fingerprint")
+        return {name: getattr(self, name) for name in names} | {"image_count": int((self.places >= 0).sum())}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from core import unseen_versions
 from core.accounts import create_start_link, local_user, open_browser_session
 from core.config import Settings
 from core.database import Database, database_now, open_database
-from core.datasets import create_dataset, delete_dataset
+from core.datasets import VersionDraft, create_dataset, delete_dataset, described
 from core.leases import RUN_LIFE, UPLOAD_LIFE, claim
 from core.queue import Queue
 from core.quota import used_bytes
@@ -257,8 +257,10 @@ def test_pictures_of_a_deleted_dataset_are_freed_at_the_next_sweep(house: Databa
 def test_a_version_that_nobody_finished_is_removed(house: Database, settings: Settings) -> None:
     with house.write() as session:
         base = version(session, local_user(session))
+        dataset = session.get_one(Dataset, base.dataset_id)
         for age in (timedelta(minutes=5), timedelta(hours=2)):
-            unseen_versions.begin(session, base, base.class_names).created_at = utc_now() - age
+            begun = unseen_versions.begin(session, dataset, **described(VersionDraft([])))
+            begun.created_at = utc_now() - age
     sweeper_of(house, settings, CountedQueue()).sweep()
     with house.read() as session:
         numbers = list(session.scalars(select(DatasetVersion.number)))

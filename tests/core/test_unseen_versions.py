@@ -29,6 +29,16 @@ RESPLIT = VersionChanges.model_validate(
 )
 
 
+FACTS = {
+    "fingerprint": "",
+    "test_fingerprint": "",
+    "class_names": ["one"],
+    "counts": {},
+    "notes": [],
+    "image_count": 10,
+}
+
+
 def many(session: Session, count: int) -> DatasetVersion:
     """A version of very many pictures, one in seven odd."""
     owner = person(session)
@@ -231,7 +241,7 @@ def test_what_a_crash_left_is_removed_once_it_is_old(database: Database, monkeyp
     with database.write() as session:
         base = version(session, person(session), each=10)
         placed = datasets.placed_pictures(session, base)
-        left_over = unseen_versions.begin(session, base, base.class_names)
+        left_over = unseen_versions.begin(session, session.get_one(Dataset, base.dataset_id), **FACTS)
         for number in range(10):
             where = {"image_id": placed[number].image_id, "filename": "x", "label": 0, "split": "train"}
             session.execute(insert(VersionImage).values(version_id=left_over.id, ordinal=number, **where))

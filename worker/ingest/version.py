@@ -1,23 +1,26 @@
-"""The end of an ingest: doubles out, splits given, and in one transaction the dataset version exists, the upload is ready, and
-the run is queued that was wished for with it.
+"""The end of an ingest: doubles out, splits given, the rows written where nobody sees them, and in one last transaction the dataset version
+exists, the upload is ready, and the run is queued that was wished for with it.
 """
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
+from core import unseen_versions
 from core.config import Settings
 from core.database import Database
-from core.datasets import Placed, VersionDraft, add_version, latest_version, placed_pictures
-from core.errors import UploadRejected
-from core.issues import record_issues
+from core.datasets import IMAGE_COLUMNS, Placed, VersionDraft, described, draft_rows, latest_version, placed_pictures
+from core.errors import Fenced, UploadRejected
 from core.leases import UPLOAD_LIFE, write
 from core.splits import NOBODY_SAID, ORDER, Double, Ints, Pictures, assign_splits, find_doubles
-from core.tables import Dataset, Image, Outcome, ReceiptRow, Split, Upload
+from core.tables import Dataset, Image, Outcome, ReceiptRow, Split, Upload, VersionImage
+from core.unseen_versions import write_rows
 from core.uploads import finish_ready, train_as_wished
 from worker.ingest.entries import Code
 from worker.ingest.folders import Place, case_twins, check_classes
@@ -26,6 +29,7 @@ from worker.ingest.held import Held
 from worker.ingest.sources import Contents
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 _CODES = {"duplicate": Code.DUPLICATE, "leak": Code.LEAK, "label_conflict": Code.LABEL_CONFLICT}
 _ISSUES = {Code.DUPLICATE: "duplicates", Code.LEAK: "leaks", Code.LABEL_CONFLICT: "conflicts"}
 
@@ -60,17 +64,47 @@ def _tried(database: Database, settings: Settings, held: Held, contents: Content
         candidates = before + _kept(session, held.claim.id, contents)
     draft = _draft(database, settings, held, contents, candidates)
     with database.write() as session:
-        write(session, UPLOAD_LIFE, held.claim, lease_owner=Upload.lease_owner)  # the fence, before anything else
-        dataset = session.scalars(select(Dataset).where(Dataset.id == dataset_id).with_for_update()).one()
-        newest = latest_version(session, dataset_id)
-        if (newest.id if newest else None) != (base.id if base else None):
-            return False
-        version = add_version(session, dataset, draft)
-        record_issues(session, version, upload_id=held.claim.id)
-        finish_ready(session, held.claim, version.id)
-        train_as_wished(session, held.claim.id, version)
+        version = unseen_versions.begin(session, _fenced(session, held, dataset_id), **described(draft))
+    done = False
+    try:
+        write_rows(database, version.id, VersionImage, IMAGE_COLUMNS, _checked(held, draft_rows(draft, version)))
+        issues = unseen_versions.write_issues(database, version, upload_id=held.claim.id)
+        with database.write() as session:
+            dataset = _fenced(session, held, dataset_id)
+            newest = latest_version(session, dataset_id)
+            if (newest.id if newest else None) != (base.id if base else None):
+                return False
+            published = unseen_versions.held(session, version.id)
+            if published is None:
+                raise unseen_versions.too_slow()
+            unseen_versions.publish(session, dataset, published, issues)
+            finish_ready(session, held.claim, published.id)
+            train_as_wished(session, held.claim.id, published)
+        done = True
+    except unseen_versions.Gone as error:
+        raise Fenced("The dataset was deleted meanwhile.") from error
+    finally:
+        if not done:
+            unseen_versions.forget(database, version.id)
     _log.info("upload %s is ready: dataset version %s, %s pictures", held.claim.id, version.id, version.image_count)
     return True
+
+
+def _fenced(session: Session, held: Held, dataset_id: str) -> Dataset:
+    """The dataset, locked, while the upload is ours.
+
+    Raises:
+        Fenced: it is not any more, or it is deleted.
+    """
+    write(session, UPLOAD_LIFE, held.claim, lease_owner=Upload.lease_owner)  # the fence, before anything else
+    return session.scalars(select(Dataset).where(Dataset.id == dataset_id).with_for_update()).one()
+
+
+def _checked(held: Held, batches: Iterator[T]) -> Iterator[T]:
+    """The same batches, while the upload is ours."""
+    for batch in batches:
+        held.check()
+        yield batch
 
 
 def _settled(one: Placed) -> _Candidate:
