@@ -13,6 +13,12 @@ from typing import Any
 
 # near duplicates are looked for by the stored features of this one: thresholds were chosen by its cosines (docs/figures.md)
 NEAR_BY = "efficientnet_lite0"
+# and by its ImageNet weights only (`worker.training.features.weights_hash`, of the folded and of the plain form; a test compares):
+# fine-tuned, or with weights of one's own, it sees other things alike
+NEAR_BY_WEIGHTS = (
+    "328728884297fe8c9fbd67ccc128b320a4f7a31f60dbbc24c06aeaf8b4ddf7a7",
+    "b497629e821866545293178690d16c9c0918a60ff1e2426bcf53b9b679479dec",
+)
 
 
 @dataclass(frozen=True)

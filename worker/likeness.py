@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from sklearn.cluster import MiniBatchKMeans
+from threadpoolctl import threadpool_limits
 
-from core.backbones import BACKBONES, NEAR_BY
+from core.backbones import BACKBONES, NEAR_BY, NEAR_BY_WEIGHTS
 from worker.training.segments import Lookup, SegmentStore
 
 CELL = 200  # pictures of a cell, on average
@@ -25,6 +26,8 @@ MOST_CELLS = 2048
 PROBES = 6  # cells that a picture looks into
 SAMPLE = 64  # pictures for each centre, at most
 MOST_SAMPLED = 32_768
+PASSES = 5  # of k-means over the sample
+MOST_THREADS = 2  # of BLAS and of k-means: nobody waits for a near check
 NEIGHBOURS = 16  # the last of them measures the surroundings
 STANDS_OUT = 0.7  # most of its distance, for both of a pair
 LEAST_COSINE = 0.6
@@ -80,11 +83,12 @@ def find_stored(root: Path, digests: npt.NDArray[np.uint8]) -> Stored | None:
 
 
 def _is_plain_vector(meaning: dict[str, object]) -> bool:
-    """Whether these are averaged features of plain pictures by the backbone whose cosines were measured, uncut."""
+    """Whether these are averaged features of plain pictures by the backbone whose cosines were measured, uncut and untuned."""
     is_vector = meaning.get("shape") == [BACKBONES[NEAR_BY].features] and meaning.get("dtype") == "float32"
     averaged = str(meaning.get("end", "")).endswith("/GlobalAveragePooling2D")
     named = str(meaning.get("name", "")).split("/")[0] == NEAR_BY
-    return is_vector and averaged and named and meaning.get("augmentation", "") is None
+    untuned = meaning.get("weights") in NEAR_BY_WEIGHTS
+    return is_vector and averaged and named and untuned and meaning.get("augmentation", "") is None
 
 
 def alike(directions: Gather, count: int, keep: Callable[[], None] = lambda: None, *, seed: int = 0) -> Ints:
@@ -98,6 +102,11 @@ def alike(directions: Gather, count: int, keep: Callable[[], None] = lambda: Non
     """
     if count < 2:
         return np.zeros((0, 2), np.int64)
+    with threadpool_limits(MOST_THREADS):
+        return _alike(directions, count, keep, seed)
+
+
+def _alike(directions: Gather, count: int, keep: Callable[[], None], seed: int) -> Ints:
     cells = _nearest_cells(directions, count, keep, seed)
     own, all_asking = _Members(cells[:, :1]), _Members(cells)
     near = _Neighbours(count, min(NEIGHBOURS, count - 1))
@@ -169,13 +178,7 @@ def _nearest_cells(directions: Gather, count: int, keep: Callable[[], None], see
     n_cells = min(MOST_CELLS, count // CELL)
     if n_cells < 2 * PROBES:
         return np.zeros((count, 1), np.int32)
-    size = min(count, n_cells * SAMPLE, MOST_SAMPLED)
-    drawn = np.sort(np.random.default_rng(seed).choice(count, size, replace=False))
-    sample = directions(drawn)
-    keep()
-    means = MiniBatchKMeans(n_cells, batch_size=4096, max_iter=20, n_init=1, random_state=seed).fit(sample)
-    del sample
-    centres = means.cluster_centers_.astype(np.float32)
+    centres = _centres(directions, count, n_cells, keep, seed)
     lengths = (centres**2).sum(axis=1)
     near = np.empty((count, PROBES), np.int32)
     for places in _blocks(np.arange(count)):
@@ -185,3 +188,17 @@ def _nearest_cells(directions: Gather, count: int, keep: Callable[[], None], see
         order = np.argsort(np.take_along_axis(far, some, axis=1), axis=1)
         near[places] = np.take_along_axis(some, order, axis=1)
     return near
+
+
+def _centres(directions: Gather, count: int, n_cells: int, keep: Callable[[], None], seed: int) -> Floats:
+    """Centres of cells, float32 [n_cells, d]: k-means from pictures drawn at random, a batch at a time, so that `keep` is heard."""
+    random = np.random.default_rng(seed)
+    drawn = random.choice(count, min(count, n_cells * SAMPLE, MOST_SAMPLED), replace=False)
+    first = directions(np.sort(drawn[:n_cells]))
+    means = MiniBatchKMeans(n_cells, init=first, n_init=1, random_state=seed)
+    for _ in range(PASSES):
+        for places in np.array_split(random.permutation(drawn), -(-len(drawn) // (2 * AT_ONCE))):
+            keep()
+            means.partial_fit(directions(np.sort(places)))
+    centres: Floats = means.cluster_centers_.astype(np.float32)
+    return centres

@@ -6,7 +6,10 @@ an X-ray and its copy. No TensorFlow: features are plain files.
 
 import logging
 import threading
+import time
+from array import array
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from sqlalchemy import select
@@ -15,7 +18,7 @@ from sqlalchemy.orm import Session
 from core.clusters import SMALL, Clusters
 from core.database import database_now
 from core.errors import Fenced
-from core.leases import NEAR_CHECK_LIFE, claim, release, write
+from core.leases import LIVES, NEAR_CHECK_LIFE, RUN_LIFE, claim, release, waiting_count, write
 from core.logs import about
 from core.near_checks import PAIRS_AT_ONCE, finish_cancelled, finish_ready, record_pairs, runs_known
 from core.near_pairs import near_pairs
@@ -28,18 +31,38 @@ from worker.workplace import Workplace
 
 _log = logging.getLogger(__name__)
 ROWS_AT_ONCE = 5000
+ID_BYTES = 36
+LOOK_SECONDS = 5.0  # between two looks whether others wait
+OTHERS = tuple(life for life in LIVES if life not in (RUN_LIFE, NEAR_CHECK_LIFE))
 _ONE_AT_A_TIME = threading.Lock()
 
 
 class _Stopped(Exception):
-    """Cancelled, or this worker is to end."""
+    """Cancelled, or this worker is to end, or others wait for it."""
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Of a version: numbers, not Python objects, so that a million of them cost 76 MB.
+
+    Attributes:
+        ids: of the pictures, S36 [n].
+        digests: their SHA-256, uint8 [n, 32].
+        ordinals: their places in the version, int64 [n], ascending.
+    """
+
+    ids: np.ndarray
+    digests: np.ndarray
+    ordinals: np.ndarray
 
 
 def near_check_next(place: Workplace) -> bool:
-    """Claim the next near check and do it; False when none waits, or when another thread of this process is at one."""
+    """Claim the next near check and do it; False when none waits, other work waits, or another thread of this process is at one."""
     if not _ONE_AT_A_TIME.acquire(blocking=False):
         return False  # that thread looks for the next one itself
     try:
+        if _others_wait(place):
+            return False  # the sweeper rings again
         with place.database.write() as session:
             held = claim(session, NEAR_CHECK_LIFE, place.name, place.settings.lease_seconds)
         if held is None:
@@ -51,12 +74,20 @@ def near_check_next(place: Workplace) -> bool:
         _ONE_AT_A_TIME.release()
 
 
+def _others_wait(place: Workplace) -> bool:
+    """Whether work of this worker's queues waits that somebody waits for."""
+    with place.database.read() as session:
+        return any(waiting_count(session, life) for life in OTHERS if life.queue in place.queues)
+
+
 class NearChecking:
     """One attempt at one check. What an attempt before has written is found again as known."""
 
     def __init__(self, place: Workplace, hold: Hold) -> None:
         self._place = place
         self._hold = hold
+        self._looked = time.monotonic()
+        self._waited = False
 
     def run(self) -> None:
         """Look, and write down how it ended."""
@@ -80,38 +111,44 @@ class NearChecking:
         held = self._hold.claim
         with self._place.database.read() as session:
             runs = runs_known(session, held)
-        ids, digests = self._pictures()
-        stored = find_stored(self._place.settings.cache_folder / "features", digests)
+        pictures = self._pictures()
+        stored = find_stored(self._place.settings.cache_folder / "features", pictures.digests)
         if stored is None:
             self._finish(lambda session: finish_ready(session, held, 0, runs))
             return
-        there = [ids[place] for place in stored.there.tolist()]
-        pairs = self._unjoined(there, alike(stored.directions, len(there), self._keep))
+        there = stored.there
+        pairs = self._unjoined(pictures.ordinals[there], alike(stored.directions, len(there), self._keep))
         found = 0
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
-            found += self._confirm([(there[one], there[other]) for one, other in pairs[start : start + PAIRS_AT_ONCE]])
+            some = pictures.ids[there[pairs[start : start + PAIRS_AT_ONCE]]]
+            found += self._confirm([(one.decode(), other.decode()) for one, other in some.tolist()])
         _log.info("near check %s: %s pictures, %s candidates, %s new pairs", held.id, len(there), len(pairs), found)
         self._finish(lambda session: finish_ready(session, held, len(there), runs))
 
-    def _unjoined(self, there: list[str], pairs: np.ndarray) -> np.ndarray:
-        """Without those within a large cluster of known near duplicates: not all its pairs are written down, and none is news."""
-        places = {image_id: place for place, image_id in enumerate(there)}
-        clusters = Clusters(len(there))
+    def _unjoined(self, ordinals: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+        """Without those within a large cluster of known near duplicates: not all its pairs are written down, and none is news.
+
+        Args:
+            ordinals: of the pictures that were compared, int64 [n], ascending.
+            pairs: places in them, int64 [k, 2].
+        """
+        clusters = Clusters(len(ordinals))
         with self._place.database.read() as session:
             version_id = session.get_one(NearCheck, self._hold.claim.id).version_id
             for some in near_pairs(session, version_id):
                 self._keep()
-                for one, other, _ in some:
-                    if one.image_id in places and other.image_id in places:
-                        clusters.join(places[one.image_id], places[other.image_id])
+                known = np.array([(one.ordinal, other.ordinal) for one, other, _ in some], np.int64).reshape(-1, 2)
+                places = np.searchsorted(ordinals, known)
+                compared = (ordinals[np.minimum(places, len(ordinals) - 1)] == known).all(axis=1)
+                for one, other in places[compared].tolist():
+                    clusters.join(one, other)
         joined = clusters.of[pairs[:, 0]] == clusters.of[pairs[:, 1]]
         news: np.ndarray = pairs[~(joined & (clusters.size[clusters.of[pairs[:, 0]]] > SMALL))]
         return news
 
-    def _pictures(self) -> tuple[list[str], np.ndarray]:
-        """Ids and SHA-256 (uint8 [n, 32]) of the version's pictures."""
-        ids: list[str] = []
-        digests = bytearray()
+    def _pictures(self) -> _Pictures:
+        """All of the version, by their ordinals."""
+        ids, digests, ordinals = bytearray(), bytearray(), array("q")
         with self._place.database.read() as session:
             version_id = session.get_one(NearCheck, self._hold.claim.id).version_id
         last = -1
@@ -123,8 +160,13 @@ class NearChecking:
             with self._place.database.read() as session:
                 rows = session.execute(page).all()
             if not rows:
-                return ids, np.frombuffer(bytes(digests), np.uint8).reshape(-1, 32)
-            ids += [row.image_id for row in rows]
+                return _Pictures(
+                    np.frombuffer(ids, f"S{ID_BYTES}"),
+                    np.frombuffer(digests, np.uint8).reshape(-1, 32),
+                    np.frombuffer(ordinals, np.int64),
+                )
+            ids += b"".join(row.image_id.encode().ljust(ID_BYTES, b"\0") for row in rows)
+            ordinals.extend(row.ordinal for row in rows)
             digests += b"".join(bytes.fromhex(row.sha256) for row in rows)
             last = rows[-1].ordinal
 
@@ -150,8 +192,16 @@ class NearChecking:
 
     def _keep(self) -> None:
         self._hold.keep()
-        if self._place.stopping or self._hold.cancelled:
+        if self._place.stopping or self._hold.cancelled or self._is_in_the_way():
             raise _Stopped
+
+    def _is_in_the_way(self) -> bool:
+        """Whether others have waited at two looks in a row, so that no other thread or worker took their work."""
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return False
+        self._looked = time.monotonic()
+        before, self._waited = self._waited, _others_wait(self._place)
+        return before and self._waited
 
     def _finish(self, verb: Callable[[Session], None]) -> None:
         try:

@@ -5,14 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from core.backbones import BACKBONES, NEAR_BY
+from core.backbones import BACKBONES, NEAR_BY, NEAR_BY_WEIGHTS
 from worker import likeness
 from worker.likeness import alike, find_stored
 from worker.training.segments import SegmentStore
 
 SIZE = BACKBONES[NEAR_BY].features
-PLAIN = {"name": f"{NEAR_BY}/folded", "end": "top_activation/GlobalAveragePooling2D", "augmentation": None}
+PLAIN = {
+    "name": f"{NEAR_BY}/folded",
+    "end": "top_activation/GlobalAveragePooling2D",
+    "weights": NEAR_BY_WEIGHTS[0],
+    "augmentation": None,
+}
 
 
 def scattered(count: int, size: int = 64, *, copies: int = 0) -> np.ndarray:
@@ -65,6 +71,28 @@ def test_the_index_finds_the_copies_among_many(monkeypatch: pytest.MonkeyPatch) 
     assert len(kept) > 30
 
 
+def test_hardly_anything_is_done_unheard_and_by_few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(likeness, "AT_ONCE", 100)
+    rows = scattered(6000)
+    read, most, threads = [0], [0], set()
+
+    def directions(places: np.ndarray) -> np.ndarray:
+        read[0] += len(places)
+        most[0] = max(most[0], read[0])
+        return rows[places]
+
+    def keep() -> None:
+        read[0] = 0
+        if len(threads) < 2:  # asking takes a while
+            threads.update(pool["num_threads"] for pool in threadpool_info())
+
+    with threadpool_limits(7):
+        alike(directions, len(rows), keep)
+        assert {pool["num_threads"] for pool in threadpool_info()} == {7}
+    assert most[0] <= 4 * likeness.AT_ONCE
+    assert max(threads) <= likeness.MOST_THREADS
+
+
 def test_what_is_all_alike_stands_out_of_nothing() -> None:
     rows = scattered(1)[[0] * 1000] + np.random.default_rng(0).normal(size=(1000, 64)).astype(np.float32) * 0.01
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -105,6 +133,7 @@ def test_the_store_that_holds_most_of_the_pictures_is_read(tmp_path: Path) -> No
     [
         ({"augmentation": {"flip": "horizontal"}}, SIZE),
         ({"name": "xception/plain"}, SIZE),
+        ({"weights": "0" * 64}, SIZE),
         ({"end": "top_activation/GlobalMaxPooling2D"}, SIZE),
         ({"end": "block6a_expand_activation"}, 640),
     ],

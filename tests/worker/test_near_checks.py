@@ -5,14 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
+from core import label_desk
 from core import near_checks as verbs
-from core.backbones import BACKBONES, NEAR_BY
+from core.backbones import BACKBONES, NEAR_BY, NEAR_BY_WEIGHTS
 from core.database import database_now
 from core.issues import list_issues
 from core.leases import NEAR_CHECK_LIFE, expire, expired
-from core.tables import DatasetVersion, Image, NearCheck, NearCheckStatus, NearPair, VersionImage
+from core.tables import DatasetVersion, Image, LabelCheck, NearCheck, NearCheckStatus, NearPair, VersionImage
 from tests.worker.ingest.conftest import Person
 from tests.worker.ingest.corpus import encoded
 from tests.worker.ingest.test_guard import scene
@@ -24,7 +25,12 @@ from worker.training.segments import SegmentStore
 from worker.workplace import Workplace
 
 SIZE = BACKBONES[NEAR_BY].features
-MEANING = {"name": f"{NEAR_BY}/folded", "end": "top_activation/GlobalAveragePooling2D", "augmentation": None}
+MEANING = {
+    "name": f"{NEAR_BY}/folded",
+    "end": "top_activation/GlobalAveragePooling2D",
+    "weights": NEAR_BY_WEIGHTS[0],
+    "augmentation": None,
+}
 
 
 @pytest.fixture
@@ -123,7 +129,7 @@ def test_with_nothing_stored_nothing_is_compared_and_a_later_run_asks_again(
     assert (look(place).status, look(place).compared, look(place).pairs) == (NearCheckStatus.READY, 15, 2)
 
 
-@pytest.mark.parametrize("how", ["cancel", "drain"])
+@pytest.mark.parametrize("how", ["cancel", "drain", "others"])
 def test_a_check_is_cancelled_or_given_back(
     place: Workplace, version: DatasetVersion, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -137,15 +143,22 @@ def test_a_check_is_cancelled_or_given_back(
         with place.database.write() as session:
             if how == "cancel":
                 session.execute(update(NearCheck).values(cancel_requested_at=database_now()))
+            if how == "others":
+                label_desk.request_check(session, None, version)
         return scores(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(near_checks, "_scores", stop)
     monkeypatch.setattr(near_checks, "PAIRS_AT_ONCE", 1)
     monkeypatch.setattr("worker.hold.CANCEL_POLL_SECONDS", 0.0)
-    tasks.batch(place)
+    monkeypatch.setattr(near_checks, "LOOK_SECONDS", 0.0)
+    assert near_checks.near_check_next(place)
     expected = NearCheckStatus.CANCELLED if how == "cancel" else NearCheckStatus.QUEUED
     assert (look(place).status, look(place).failures) == (expected, 0)
-    if how == "drain":
+    if how == "others":
+        assert not near_checks.near_check_next(place), "they still wait"
+        with place.database.write() as session:
+            session.execute(delete(LabelCheck))
+    if how != "cancel":
         monkeypatch.setattr(near_checks, "_scores", scores)
         place.drain.clear()
         tasks.batch(place)

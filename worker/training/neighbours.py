@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from core.backbones import NEAR_BY
+from core.backbones import NEAR_BY, NEAR_BY_WEIGHTS
 from core.errors import DiskFull
 from worker.training.events import Place, Progress
 from worker.training.features import Features
@@ -64,7 +64,9 @@ def store_test(work: Workplace) -> None:
     if work.config.backbone != NEAR_BY:
         return
     extractor = plain_pooled(work)
-    if not work.store.fits(extractor, len(work.folder.pictures), 1):
+    if extractor.meaning["weights"] not in NEAR_BY_WEIGHTS or not work.store.fits(
+        extractor, len(work.folder.pictures), 1
+    ):
         return
     say = _speaking(work, "Storing what the backbone sees in the test pictures")
     try:

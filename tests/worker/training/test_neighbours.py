@@ -6,11 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core.backbones import NEAR_BY, NEAR_BY_WEIGHTS
+from core.presets import PRESETS
 from tests.worker.training.run_folders import make_run_folder
 from tests.worker.training.workplaces import Opened, open_run
 from worker.training import neighbours as module
-from worker.training.materials import plain_pooled
+from worker.training.features import weights_hash
+from worker.training.materials import plain_pooled, pooled
 from worker.training.neighbours import MOST_ASKED, neighbours, spread_over, store_test
+from worker.training.network import build_network
 
 
 @pytest.fixture
@@ -58,14 +62,28 @@ def test_all_test_pictures_are_stored_where_near_duplicates_are_looked_for_by_th
     assert work.store.computed == before, "nobody looks at the features of this backbone"
     monkeypatch.setattr(module, "NEAR_BY", work.config.backbone)
     store_test(work)
+    assert work.store.computed == before, "nor at those by other weights of it"
+    monkeypatch.setattr(module, "NEAR_BY_WEIGHTS", (plain_pooled(work).meaning["weights"],))
+    store_test(work)
     assert work.store.computed == before + len(work.positions("test"))
     said = [event for event in opened.events if str(event.get("message", "")).startswith("Storing what")]
     assert {event["phase"] for event in said} == {"evaluate"}
 
 
+def test_the_weights_whose_features_are_looked_at_are_those_of_imagenet() -> None:
+    quick = PRESETS["quick"].config
+    live = quick.model_copy(
+        update={"phases": [phase.model_copy(update={"features": "live"}) for phase in quick.phases]}
+    )
+    found = [weights_hash(pooled(build_network(config, 3))) for config in (quick, live)]
+    assert (quick.backbone, quick.weights) == (NEAR_BY, "imagenet")
+    assert tuple(found) == NEAR_BY_WEIGHTS
+
+
 def test_a_full_disk_costs_a_run_its_extras_and_nothing_else(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     work = opened.work
     monkeypatch.setattr(module, "NEAR_BY", work.config.backbone)
+    monkeypatch.setattr(module, "NEAR_BY_WEIGHTS", (plain_pooled(work).meaning["weights"],))
     monkeypatch.setattr(work.store, "_folder", replace(work.folder, disk_reserve_bytes=2**60))
     store_test(work)
     assert neighbours(work, work.positions("test").tolist(), stored=True) == {"pictures": 0, "nearest": {}}
