@@ -4,6 +4,7 @@ Every picture's blob and thumbnail are on disk before its row is written; every 
 between attempts: what has a row is done. Memory stays flat: files are unpacked one by one and decoded in other processes.
 """
 
+import contextlib
 import hashlib
 import logging
 import shutil
@@ -141,8 +142,8 @@ class Ingest:
             raise
         finally:
             shutil.rmtree(self._spool, ignore_errors=True)
-            if fenced and self._is_deleted():  # whoever deleted it could not remove what we were writing into
-                self._forget_bytes()
+            if fenced and self._is_deleted():
+                self._clear_up()
 
     def _ingest(self, held: Held) -> None:
         self._clear_old_spools()
@@ -323,6 +324,13 @@ class Ingest:
     def _is_deleted(self) -> bool:
         with self._database.read() as session:
             return session.get(Upload, self._claim.id) is None
+
+    def _clear_up(self) -> None:
+        """Whoever deleted the upload could not remove the folders that were being written into."""
+        for folder in self._incoming.glob("share-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty: not ours to remove
+            self._incoming.rmdir()
 
     def _forget_bytes(self) -> None:
         shutil.rmtree(self._incoming, ignore_errors=True)
