@@ -399,6 +399,11 @@ def workers(session: Session) -> list[WorkerFacts]:
     return [WorkerFacts(row.id, row.queues, row.devices, age < WORKER_ALIVE_SECONDS, row.busy) for row, age in rows]
 
 
+def predictor_lives(session: Session) -> bool:
+    """Whether a worker that answers at once (predictions, large pictures) has said lately that it lives."""
+    return any(one.alive and "predict" in one.queues for one in workers(session))
+
+
 def queue_counts(session: Session) -> dict[str, int]:
     """How many runs are queued and running, over all people."""
     query = select(Run.status, func.count()).where(Run.status.in_([RunStatus.QUEUED, RunStatus.RUNNING]))

@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from app.dependencies import Person, ReadSession, TheHouse, WriteSession
 from app.pages.forms import Fields, see_other
 from app.templating import View, render
-from core import label_desk
+from core import catalog, label_desk
 from core.comparison import Paired, paired
 from core.datasets import SEEN, find_dataset, latest_version
 from core.errors import NotFound
@@ -75,6 +75,7 @@ class DeskView(View):
     searching: bool
     progress: Progress
     doubt: Doubt | None
+    sharp: bool  # somebody makes large pictures
     next_at: int | None
     decided: Sequence[Doubt]
     gain: Gain | None
@@ -89,6 +90,7 @@ class TestView(View):
     dataset: Dataset
     version: DatasetVersion
     place: VersionImage | None
+    sharp: bool  # somebody makes large pictures
     count: int
     looked_at: int
     pending: int
@@ -125,6 +127,7 @@ def show(
             searching=check is not None and check.status in {LabelCheckStatus.QUEUED, LabelCheckStatus.CHECKING},
             progress=label_desk.progress(session, version, check),
             doubt=doubt,
+            sharp=catalog.predictor_lives(session),
             next_at=next_at,
             decided=decided,
             gain=gain_of(session, version),
@@ -219,6 +222,7 @@ def review_test(
             dataset=dataset,
             version=version,
             place=shown,
+            sharp=catalog.predictor_lives(session),
             count=sum(counts[Split.TEST.value] for counts in version.counts.values()),
             looked_at=label_desk.test_looked_at(session, version),
             pending=label_desk.progress(session, version, None).pending_test,

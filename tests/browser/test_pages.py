@@ -11,7 +11,7 @@ from tests.browser.watched import Watched, watched_window
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 # pictures beyond the first dozen of a class have no thumbnail in the furnished house; the heads are not 404 pages
-ALLOWED = ("/thumbnail", "status of 404", "/display", "status of 503")  # nobody makes large pictures here
+ALLOWED = ("/thumbnail", "status of 404")
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 

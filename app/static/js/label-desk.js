@@ -1,6 +1,6 @@
 // The label desk by keys: a key presses the button that carries it (`data-key`). Every button works without this script.
 export function start(desk) {
-  sharpen(desk.querySelector("[data-view]"));
+  if ("sharp" in desk.dataset) sharpen(desk.querySelector("[data-view]"));
   document.addEventListener("keydown", (event) => {
     if (!desk.isConnected || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
     if (event.target.closest("input, select, textarea") || document.querySelector("dialog[open]")) return;
@@ -11,7 +11,8 @@ export function start(desk) {
   });
 }
 
-// The thumbnail stands there until the large picture has come; where it cannot come (no prediction worker), it stays.
+// The thumbnail stands there until the large picture has come; where it does not come, it stays. Without a prediction
+// worker nobody asks for it (`data-sharp`).
 async function sharpen(link) {
   const large = Object.assign(new Image(), { src: link.dataset.view });
   try {
