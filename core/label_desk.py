@@ -368,6 +368,7 @@ def apply_decisions(database: Database, version: DatasetVersion, *, test: bool) 
         Conflict: nothing waits.
         InputInvalid: the result cannot be learned from.
     """
+    asked_at = utc_now()
     with database.read() as session:
         wanted = to_apply(session, version, test=test)
     left = MOST_PICKED
@@ -381,7 +382,7 @@ def apply_decisions(database: Database, version: DatasetVersion, *, test: bool) 
     note += (
         ", test pictures among them: earlier test scores are not comparable." if test else "; the test is untouched."
     )
-    return change_version(database, version, VersionChanges(relabel=changes), notes=[note])
+    return change_version(database, version, VersionChanges(relabel=changes), notes=[note], asked_at=asked_at)
 
 
 def next_test_place(session: Session, version: DatasetVersion, after: int = -1) -> VersionImage | None:

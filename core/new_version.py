@@ -6,6 +6,7 @@ gives the version its number. The pictures stay where they are.
 """
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import case, select, update
@@ -23,6 +24,7 @@ from core.tables import (
     LabelDecision,
     Split,
     VersionImage,
+    utc_now,
 )
 from core.version_changes import GroupBy, VersionChanges
 from core.version_plan import Plan, bad, chunks, make_plan, names_after
@@ -31,7 +33,12 @@ SMALLEST_CLASS = 3
 
 
 def change_version(
-    database: Database, base: DatasetVersion, changes: VersionChanges, *, notes: Sequence[str] = ()
+    database: Database,
+    base: DatasetVersion,
+    changes: VersionChanges,
+    *,
+    notes: Sequence[str] = (),
+    asked_at: datetime | None = None,
 ) -> DatasetVersion:
     """Make the dataset's next version from a base. The base stays as it is; the pictures themselves are shared.
 
@@ -40,11 +47,13 @@ def change_version(
         base: any version of the dataset.
         changes: what becomes different.
         notes: sentences that are put before those that say what changed.
+        asked_at: when the changes were settled, now if not given: what is said of a label later waits for the next version.
 
     Raises:
         InputInvalid: pictures or classes that the base does not have, or a result that cannot be learned from.
         Conflict: nothing would be different, or the base was deleted meanwhile.
     """
+    asked_at = asked_at or utc_now()
     with database.snapshot() as session:
         _check_newest(session, base, changes)
         plan = make_plan(session, base, changes)
@@ -63,7 +72,7 @@ def change_version(
             )
         issues = unseen_versions.write_issues(database, version)
         with database.write() as session:
-            return _publish(session, base, version.id, changes, issues)
+            return _publish(session, base, version.id, changes, issues, asked_at)
     except BaseException as error:
         unseen_versions.forget(database, version.id)
         if isinstance(error, unseen_versions.Gone):
@@ -92,7 +101,12 @@ def _images(
 
 
 def _publish(
-    session: Session, base: DatasetVersion, version_id: str, changes: VersionChanges, issues: unseen_versions.Issues
+    session: Session,
+    base: DatasetVersion,
+    version_id: str,
+    changes: VersionChanges,
+    issues: unseen_versions.Issues,
+    asked_at: datetime,
 ) -> DatasetVersion:
     """The last transaction: from now on everybody sees it.
 
@@ -104,7 +118,7 @@ def _publish(
     if version is None:
         raise unseen_versions.too_slow()
     _check_newest(session, base, changes)
-    _keep_decisions(session, dataset, names_after(base, changes), changes)
+    _keep_decisions(session, dataset, names_after(base, changes), changes, asked_at)
     unseen_versions.publish(session, dataset, version, issues)
     return version
 
@@ -128,10 +142,12 @@ def _check_newest(session: Session, base: DatasetVersion, changes: VersionChange
         raise Conflict(f"Nothing would be different from version {newest.number}, which is the newest.")
 
 
-def _keep_decisions(session: Session, dataset: Dataset, names: dict[str, str], changes: VersionChanges) -> None:
+def _keep_decisions(
+    session: Session, dataset: Dataset, names: dict[str, str], changes: VersionChanges, asked_at: datetime
+) -> None:
     """What was said at the label desk goes by the new names of classes, and a picture that gets another class here has had its last word.
 
-    Otherwise a decision that was carried out would seem to wait again.
+    Otherwise a decision that was carried out would seem to wait again. What was said after `asked_at` is newer than these changes and stays.
     """
     mine = LabelDecision.dataset_id == dataset.id
     renamed = {old: new for old, new in names.items() if old != new}
@@ -140,7 +156,11 @@ def _keep_decisions(session: Session, dataset: Dataset, names: dict[str, str], c
         new_name = case(renamed, value=LabelDecision.class_name, else_=LabelDecision.class_name)
         session.execute(_quiet(said.values(class_name=new_name)))
     for one in changes.relabel:
-        other = (LabelDecision.decision == Decision.RELABEL, LabelDecision.class_name != one.class_name)
+        other = (
+            LabelDecision.decision == Decision.RELABEL,
+            LabelDecision.class_name != one.class_name,
+            LabelDecision.decided_at <= asked_at,
+        )
         for some in chunks(one.image_ids):
             said = update(LabelDecision).where(mine, LabelDecision.image_id.in_(some), *other)
             session.execute(_quiet(said.values(class_name=one.class_name)))

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.orm import Session
 
-from core import catalog, datasets, near_checks, new_version, unseen_versions
+from core import catalog, datasets, label_desk, near_checks, new_version, unseen_versions
 from core.config import Settings
 from core.database import Database
 from core.errors import Conflict, InputInvalid, NotFound
@@ -19,7 +19,7 @@ from core.freeing import free_rows
 from core.ids import new_id
 from core.issues import record_issues
 from core.new_version import change_version
-from core.tables import Dataset, DatasetVersion, Image, ImageLook, VersionImage, VersionIssue, utc_now
+from core.tables import Dataset, DatasetVersion, Decision, Image, ImageLook, VersionImage, VersionIssue, utc_now
 from core.version_changes import VersionChanges
 from tests.core.rows import SPLITS, changed, person, version
 from tests.core.test_near_checks import at_work
@@ -214,6 +214,35 @@ def test_a_near_duplicate_that_is_found_meanwhile_is_told_once(
         mine = select(VersionIssue.kind, func.count()).where(VersionIssue.version_id == made.id)
         counted = {kind: count for kind, count in session.execute(mine.group_by(VersionIssue.kind))}  # noqa: C416 - rows are no pairs
     assert {kind: count for kind, count in made.issues.items() if count} == counted
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_what_is_said_of_a_label_while_a_version_is_made_is_the_last_word(
+    database: Database, monkeypatch: pytest.MonkeyPatch, by_hand: bool
+) -> None:
+    with database.write() as session:
+        base = version(session, person(session), classes=3)
+        one, other = (place.image_id for place in datasets.placed_pictures(session, base)[:2])
+        for image_id in (one, other):
+            label_desk.decide(session, base, image_id, Decision.RELABEL, "class 1")
+
+    def say(turn: int) -> None:
+        if turn == 1:
+            with database.write() as session:
+                label_desk.decide(session, base, one, Decision.RELABEL, "class 2")
+
+    meanwhile(monkeypatch, say)
+    if by_hand:
+        relabel = {"image_ids": [one], "class_name": "class 1"}
+        made = change_version(database, base, VersionChanges.model_validate({"relabel": [relabel]}))
+    else:
+        made = label_desk.apply_decisions(database, base, test=False)
+    with database.read() as session:
+        waiting = {waits.image_id: waits.class_name for waits in label_desk.pending(session, made)}
+        assert waiting == {one: "class 2"} | ({other: "class 1"} if by_hand else {})
+        now = {place.image_id: place.class_name for place in datasets.placed_pictures(session, made)}
+    assert now[one] == "class 1"
 
 
 @pytest.mark.both_databases
