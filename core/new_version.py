@@ -147,7 +147,8 @@ def _keep_decisions(
 ) -> None:
     """What was said at the label desk goes by the new names of classes, and a picture that gets another class here has had its last word.
 
-    Otherwise a decision that was carried out would seem to wait again. What was said after `asked_at` is newer than these changes and stays.
+    Otherwise a decision that was carried out would seem to wait again. What was said after `asked_at` is newer than these changes
+    and stays.
     """
     mine = LabelDecision.dataset_id == dataset.id
     renamed = {old: new for old, new in names.items() if old != new}

@@ -168,7 +168,14 @@ def forget(database: Database, version_id: str) -> None:
             last = session.scalar(select(func.max(VersionIssue.number)).where(*mine))
             if last is not None:
                 kinds[kind.value] = last
+    # the pictures first: `publish` counts them, so one of which a part is gone is never finished by a slow maker
     steps: list[Any] = [
+        delete(VersionImage).where(
+            VersionImage.version_id == version_id, VersionImage.ordinal.between(start, start + ROWS_AT_ONCE - 1)
+        )
+        for start in range(0, (-1 if most is None else most) + 1, ROWS_AT_ONCE)
+    ]
+    steps += [
         delete(VersionIssue).where(
             VersionIssue.version_id == version_id,
             VersionIssue.kind == kind,
@@ -176,12 +183,6 @@ def forget(database: Database, version_id: str) -> None:
         )
         for kind, last in kinds.items()
         for start in range(0, last + 1, ROWS_AT_ONCE)
-    ]
-    steps += [
-        delete(VersionImage).where(
-            VersionImage.version_id == version_id, VersionImage.ordinal.between(start, start + ROWS_AT_ONCE - 1)
-        )
-        for start in range(0, (-1 if most is None else most) + 1, ROWS_AT_ONCE)
     ]
     for step in steps:
         with database.write() as session:
