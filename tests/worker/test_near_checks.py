@@ -17,7 +17,6 @@ from core.tables import DatasetVersion, Image, LabelCheck, NearCheck, NearCheckS
 from tests.worker.ingest.conftest import Person
 from tests.worker.ingest.corpus import encoded
 from tests.worker.ingest.test_guard import scene
-from tests.worker.ingest.test_ingest import version_of
 from tests.worker.workplaces import workplace
 from worker import near_checks, tasks
 from worker.ingest.aligned import ALIKE
@@ -58,7 +57,7 @@ def version(place: Workplace) -> DatasetVersion:
         files[f"test/{'ab'[seed % 2]}/copy {seed}.png"] = encoded(cropped(seed))
     files["test/b/other.png"] = encoded(scene(99, 240))
     person.upload(files)
-    made = version_of(person)
+    made = person.version()
     assert (made.issues["near_duplicates"], made.image_count) == (0, 16)
     return made
 

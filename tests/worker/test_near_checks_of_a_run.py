@@ -15,7 +15,6 @@ from core.tables import NearCheck, NearCheckStatus, Run, RunStatus, User
 from tests.worker.ingest.conftest import Person
 from tests.worker.ingest.corpus import encoded
 from tests.worker.ingest.test_guard import scene
-from tests.worker.ingest.test_ingest import version_of
 from tests.worker.test_near_checks import by_name
 from tests.worker.workplaces import workplace
 from worker import tasks
@@ -40,7 +39,7 @@ def test_a_crop_of_fifteen_percent_across_train_and_test_is_shown_after_a_quick_
         files[f"{split}/{'ab'[seed // 5 % 2]}/{seed}.png"] = encoded(scene(seed, 240))
     files["test/a/copy.png"] = encoded(scene(0, 240)[36:, 36:])  # 15 % of either side
     person.upload(files)
-    version = version_of(person)
+    version = person.version()
     assert version.issues["near_duplicates"] == 0, "ingest does not find it"
     with place.database.write() as session:
         wish = NewRun(preset="quick", config=PRESETS["quick"].config)

@@ -9,9 +9,9 @@ from sqlalchemy import select
 
 from core.config import Settings
 from core.database import Database
-from core.datasets import create_dataset
+from core.datasets import create_dataset, latest_version
 from core.ids import new_id
-from core.tables import ReceiptRow, Upload, UploadFile, UploadStatus, User
+from core.tables import DatasetVersion, ReceiptRow, Upload, UploadFile, UploadStatus, User
 from core.uploads import incoming_folder
 from worker.ingest.ingest import ingest_next
 
@@ -65,6 +65,13 @@ class Person:
         """The upload's row."""
         with self.database.read() as session:
             return session.get_one(Upload, upload_id)
+
+    def version(self) -> DatasetVersion:
+        """The newest version of the dataset."""
+        with self.database.read() as session:
+            version = latest_version(session, self.dataset_id)
+            assert version is not None
+            return version
 
     def receipt(self, upload: Upload) -> dict[str, ReceiptRow]:
         """The receipt by path."""

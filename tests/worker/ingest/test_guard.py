@@ -27,7 +27,7 @@ from core.version_changes import VersionChanges
 from tests.samples import sample_folder
 from tests.worker.ingest.conftest import Person
 from tests.worker.ingest.corpus import encoded
-from tests.worker.ingest.test_ingest import placed, version_of
+from tests.worker.ingest.test_ingest import placed
 from worker.ingest.groups import group_all, group_by_name
 from worker.ingest.looks import GREY, HASHES, WINDOWS, look_at, perceptual_hash
 from worker.ingest.near import ENOUGH, find_near, read_hashes
@@ -224,7 +224,7 @@ def test_patients_that_were_parted_are_reported_and_a_new_split_keeps_them_toget
         for turn, folder in enumerate(("train", "test")):
             files[f"{folder}/{name}/person{patient}_{turn}.png"] = encoded(scene(2 * patient + turn))
     person.upload(files)
-    version = version_of(person)
+    version = person.version()
     assert sorted(leaks(person, version)) == sorted(f"group person{number}" for number in range(13))
     assert version.issues["leaks"] == 13
     assert placed(person)["train/ill/person0_0.png"][1] == Split.TRAIN  # reported, not moved
@@ -252,7 +252,7 @@ def test_the_thirteen_patients_of_the_chest_set_are_found(person: Person) -> Non
     for index, path in enumerate(alone[:12] + alone[-12:]):
         files[f"{('train', 'val', 'test')[index % 3]}/{path.parent.name}/{path.name}"] = path
     person.upload(files)
-    version = version_of(person)
+    version = person.version()
     torn = {detail for detail in leaks(person, version) if detail.startswith("group ")}
     assert len(torn) == 13
     again = split_again(person, version)
@@ -269,7 +269,7 @@ def test_near_duplicates_stay_on_one_side_and_are_reported_where_folders_part_th
             copy = image if kind == "original" else altered(image, kind, chance)
             files[f"{('cat', 'dog')[seed % 2]}/{seed} {kind}.png"] = encoded(np.asarray(copy))
     person.upload(files)
-    version = version_of(person)
+    version = person.version()
     assert version.issues["near_duplicates"] >= 12 * 3 - 1
     assert (version.issues["leaks"], version.issues["conflicts"]) == (0, 0)
     found = placed(person)
@@ -281,8 +281,8 @@ def test_near_duplicates_stay_on_one_side_and_are_reported_where_folders_part_th
     copy = altered(PillowImage.fromarray(scene(0, 160)), "brighter", chance)
     person.upload({"dog/copy.png": encoded(np.asarray(copy))})
     assert placed(person)["dog/copy.png"][1] == placed(person)["cat/0 original.png"][1]
-    assert version_of(person).issues["conflicts"] >= 1
-    assert version_of(person).issues["leaks"] == 0
+    assert person.version().issues["conflicts"] >= 1
+    assert person.version().issues["leaks"] == 0
 
 
 def crowd_of(person: Person, count: int) -> None:
@@ -298,7 +298,7 @@ def crowd_of(person: Person, count: int) -> None:
 
 def test_two_thousand_copies_are_one_cluster_on_one_side_with_few_pairs(person: Person) -> None:
     crowd_of(person, 2000)
-    version = version_of(person)
+    version = person.version()
     splits = {split for name, (_, split, _) in placed(person).items() if "copy" in name}
     assert len(splits) == 1
     with person.database.read() as session:
@@ -342,7 +342,7 @@ def test_a_trainer_gets_near_duplicates_as_one_group_so_no_copy_counts_as_anothe
     where = {"database_url": str(person.database.reader.url), "redis_url": f"unix://{tmp_path}/nobody.sock"}
     place = Workplace(person.settings.model_copy(update=where), ("train",))
     try:
-        Listing(place, tmp_path, version_of(person), lambda: None, lambda *_: None).write()
+        Listing(place, tmp_path, person.version(), lambda: None, lambda *_: None).write()
     finally:
         place.close()
     lines = [json.loads(line) for line in (tmp_path / "images.jsonl").read_text("utf-8").splitlines()]

@@ -2,38 +2,26 @@
 
 import io
 import re
-import threading
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as PillowImage
-from sqlalchemy import delete, select, update
+from sqlalchemy import select, update
 
 from core.config import Settings
-from core.database import Database, database_now
+from core.database import Database
 from core.datasets import latest_version, placed_pictures
-from core.errors import Conflict, Fenced
-from core.leases import UPLOAD_LIFE, claim
 from core.storage import blob_key, open_storage, thumbnail_key
-from core.tables import Dataset, DatasetVersion, Image, Outcome, ReceiptRow, Split, Upload, UploadStatus, VersionImage
-from core.uploads import delete_upload, incoming_folder, retry_upload
-from tests.core.rows import RememberingQueue
+from core.tables import Dataset, Image, Outcome, ReceiptRow, Split, Upload, UploadStatus, VersionImage
+from core.uploads import incoming_folder
 from tests.samples import sample_folder
 from tests.worker.ingest import corpus
 from tests.worker.ingest.conftest import Person
 from tests.worker.ingest.corpus import ZipEntry, classes, encoded, make_zip, picture, pixels, tarred, zipped
-from worker.ingest.ingest import Ingest, ingest_next
 
 FLOWERS = classes(["roses", "tulips"])
-
-
-def version_of(person: Person) -> DatasetVersion:
-    with person.database.read() as session:
-        version = latest_version(session, person.dataset_id)
-        assert version is not None
-        return version
 
 
 def placed(person: Person) -> dict[str, tuple[str, Split, str | None]]:
@@ -62,7 +50,7 @@ def test_every_way_in_gives_the_same_version(files: dict[str, bytes | Path], per
     upload = person.upload(files)
     assert (upload.status, upload.error) == (UploadStatus.READY, None)
     assert (upload.kept, upload.files_done, upload.files_total) == (8, 8, 8)
-    version = version_of(person)
+    version = person.version()
     assert version.id == upload.dataset_version_id
     assert version.class_names == ["roses", "tulips"]
     assert version.counts["roses"] == {"train": 2, "validation": 1, "test": 1}
@@ -73,13 +61,13 @@ def test_every_way_in_gives_the_same_version(files: dict[str, bytes | Path], per
 def test_the_fingerprint_does_not_depend_on_the_way_in(settings: Settings, database: Database) -> None:
     person = Person(settings, database)
     person.upload(FLOWERS)
-    first = version_of(person)
+    first = person.version()
     with database.write() as session:
         person.dataset_id = session.merge(Dataset(owner_id=person.owner_id, name="again")).id
         session.flush()
         person.dataset_id = session.scalars(select(Dataset.id).where(Dataset.name == "again")).one()
     person.upload({"x.tar": tarred(dict(reversed(FLOWERS.items())))})
-    second = version_of(person)
+    second = person.version()
     assert (second.fingerprint, second.test_fingerprint) == (first.fingerprint, first.test_fingerprint)
 
 
@@ -228,7 +216,7 @@ def test_splits_come_from_folders(person: Person) -> None:
     )
     upload = person.upload(files)
     assert upload.status == UploadStatus.READY
-    version = version_of(person)
+    version = person.version()
     assert version.counts["roses"] == {"train": 7, "validation": 2, "test": 1}
     assert version.notes == ["No test pictures were given: 15 % of train (2 pictures), class by class, became test."]
 
@@ -241,7 +229,7 @@ def test_several_archives_count_as_folders(person: Person) -> None:
         }
     )
     assert upload.status == UploadStatus.READY
-    assert version_of(person).counts["roses"] == {"train": 3, "validation": 1, "test": 2}
+    assert person.version().counts["roses"] == {"train": 3, "validation": 1, "test": 2}
     assert "train/roses/0.png" in person.receipt(upload)
 
 
@@ -251,7 +239,7 @@ def test_one_archive_per_class(person: Person) -> None:
         for name in ("roses", "tulips")
     ]
     person.upload({"roses.zip": zipped(flat[0]), "tulips.tar.gz": tarred(flat[1], mode="w:gz")})
-    assert version_of(person).class_names == ["roses", "tulips"]
+    assert person.version().class_names == ["roses", "tulips"]
 
 
 def test_a_bad_archive_among_others_is_one_row(person: Person) -> None:
@@ -279,7 +267,7 @@ def test_a_manifest_overrides_the_folders(packed: bool, person: Person) -> None:
         by_group.setdefault(group, set()).add(split)
     assert len(by_group) == 6
     assert all(len(splits) == 1 for splits in by_group.values())
-    assert "12 lines count; 1 lines cannot be used" in version_of(person).notes[0]
+    assert "12 lines count; 1 lines cannot be used" in person.version().notes[0]
 
 
 # doubles
@@ -318,7 +306,7 @@ def test_a_kept_manifest_in_an_empty_dataset_speaks_of_no_pictures_that_were_the
     more = {f"roses/{number}.png": picture(number) for number in range(40, 46)}
     lines = "".join(f"{path},roses,,,\n" for path in more).encode()
     person.upload(FLOWERS | more | {"manifest.csv": kept_manifest(splits) + b"\n" + lines})
-    found = next(note for note in version_of(person).notes if "No splits were given" in note)
+    found = next(note for note in person.version().notes if "No splits were given" in note)
     assert found.startswith("No splits were given to the rest: 6 pictures")
     assert found.endswith("The others keep theirs.")
 
@@ -336,29 +324,12 @@ def test_a_split_that_the_dataset_leaves_empty_is_not_blamed_on_a_manifest(perso
     )
 
 
-def test_what_a_deletion_could_not_remove_under_our_hands_goes_when_we_stop(
-    person: Person, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    upload_id = person.send({"x.zip": zipped(FLOWERS)})
-    folder = incoming_folder(person.settings, upload_id)
-
-    def delete_it(*_: object) -> None:
-        with person.database.write() as session:
-            delete_upload(session, person.settings, session.get_one(Upload, upload_id))
-        (folder / "spool-1").mkdir(parents=True)  # as when it is emptied and we write the next file into it
-        raise Fenced("It is gone.")
-
-    monkeypatch.setattr(Ingest, "_check_pictures", delete_it)
-    assert ingest_next(person.settings, person.database, owner="test")
-    assert not folder.exists()
-
-
 def test_exact_duplicates_are_skipped_once(person: Person) -> None:
     upload = person.upload(FLOWERS | {"roses/zz copy.png": FLOWERS["roses/0.png"]})
     row = person.receipt(upload)["roses/zz copy.png"]
     assert (row.outcome, row.code, row.reason) == (Outcome.SKIPPED, "duplicate", 'Duplicate of "roses/0.png".')
     assert (upload.kept, upload.skipped, upload.by_reason) == (8, 1, {"duplicate": 1})
-    issues = version_of(person).issues
+    issues = person.version().issues
     assert (issues["duplicates"], issues["leaks"], issues["conflicts"]) == (1, 0, 0)
 
 
@@ -367,8 +338,8 @@ def test_the_same_picture_under_two_classes_is_kept_under_neither(person: Person
     receipt = person.receipt(upload)
     assert receipt["roses/0.png"].code == receipt["tulips/zz.png"].code == "label_conflict"
     assert '"tulips/zz.png" of class "tulips"' in receipt["roses/0.png"].reason
-    assert version_of(person).image_count == 7
-    assert version_of(person).issues["conflicts"] == 2
+    assert person.version().image_count == 7
+    assert person.version().issues["conflicts"] == 2
 
 
 def test_the_same_picture_in_train_and_test_stays_in_test(person: Person) -> None:
@@ -378,7 +349,7 @@ def test_the_same_picture_in_train_and_test_stays_in_test(person: Person) -> Non
     assert (row.outcome, row.code) == (Outcome.SKIPPED, "leak")
     assert "train and test; it stays in test" in row.reason
     assert placed(person)["test/roses/0.png"][1] == Split.TEST
-    assert version_of(person).issues["leaks"] == 1
+    assert person.version().issues["leaks"] == 1
 
 
 def test_a_class_that_doubles_make_too_small_is_rejected_with_its_receipt(person: Person) -> None:
@@ -404,7 +375,7 @@ def test_a_later_upload_adds_to_the_version_before_and_old_pictures_keep_their_s
     after = placed(person)
     assert {path: after[path] for path in before} == before
     assert len(after) == 8 + 6 + 1
-    version = version_of(person)
+    version = person.version()
     assert (version.number, version.class_names) == (2, ["lilies", "roses", "tulips"])
     row = person.receipt(upload)["roses/again.png"]
     assert row.reason == 'Duplicate of "roses/1.png" (in the dataset already).'
@@ -415,203 +386,7 @@ def test_an_upload_with_nothing_new_is_rejected(person: Person) -> None:
     upload = person.upload({"x.zip": zipped(FLOWERS)})
     assert upload.error is not None
     assert "Nothing new" in upload.error
-    assert version_of(person).number == 1
-
-
-# lives
-
-
-def test_nothing_waits_nothing_is_done(settings: Settings, database: Database) -> None:
-    assert ingest_next(settings, database, owner="test") is False
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing may catch it."""
-
-
-def killed_after(person: Person, upload_id: str, writes: int) -> None:
-    """Run an attempt that dies at its n-th write of the receipt; then its lease is taken away."""
-    said = []
-
-    def announce(_: str) -> None:
-        said.append(1)
-        if len(said) == writes:
-            raise Killed
-
-    with pytest.raises(Killed):
-        ingest_next(person.settings, person.database, owner="first", announce=announce)
-    with person.database.write() as session:
-        session.execute(
-            update(Upload).where(Upload.id == upload_id).values(status=UploadStatus.RECEIVED, lease_owner=None)
-        )
-
-
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("writes", [1, 2, 4])
-def test_a_killed_ingest_goes_on_from_its_receipt(
-    writes: int, packed: bool, person: Person, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.ingest.ingest.ROWS_AT_ONCE", 3)
-    monkeypatch.setattr("worker.ingest.ingest.SECONDS_AT_MOST", 600.0)
-    files: dict[str, bytes | Path] = {"x.tar.gz": tarred(FLOWERS, mode="w:gz")} if packed else dict(FLOWERS)
-    upload_id = person.send(files)
-    killed_after(person, upload_id, writes)
-    written = person.receipt(person.look(upload_id))
-    assert len(written) == 3 * (writes - 1) if writes < 4 else 8
-    assert ingest_next(person.settings, person.database, owner="second")
-    upload = person.look(upload_id)
-    assert (upload.status, upload.kept, upload.files_done) == (UploadStatus.READY, 8, 8)
-    receipt = person.receipt(upload)
-    assert [row.ordinal for row in receipt.values()] == list(range(8))
-    assert {path: row.image_id for path, row in receipt.items() if path in written} == {
-        p: r.image_id for p, r in written.items()
-    }
-    assert version_of(person).image_count == 8
-    assert not list(person.settings.incoming_folder.glob("*"))
-
-
-def test_a_fenced_attempt_writes_nothing_more(person: Person) -> None:
-    upload_id = person.send(FLOWERS)
-    said = []
-
-    def another_takes_it(_: str) -> None:
-        if not said:
-            with person.database.write() as session:
-                session.execute(update(Upload).where(Upload.id == upload_id).values(attempt=Upload.attempt + 1))
-        said.append(1)
-
-    assert ingest_next(person.settings, person.database, owner="slow", announce=another_takes_it)
-    upload = person.look(upload_id)
-    assert (upload.status, upload.attempt) == (UploadStatus.INGESTING, 2)
-    assert person.receipt(upload) == {}
-    assert incoming_folder(person.settings, upload_id).exists()
-
-
-def test_a_deleted_upload_stops_its_ingest(person: Person) -> None:
-    upload_id = person.send(FLOWERS)
-
-    def somebody_deletes_it(_: str) -> None:
-        with person.database.write() as session:
-            found = session.get(Upload, upload_id)
-            if found is not None:
-                delete_upload(session, person.settings, found)
-
-    assert ingest_next(person.settings, person.database, owner="test", announce=somebody_deletes_it)
-    with person.database.read() as session:
-        assert session.get(Upload, upload_id) is None
-        assert latest_version(session, person.dataset_id) is None
-    assert not incoming_folder(person.settings, upload_id).exists()
-
-
-def test_a_cancel_request_is_noticed(database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = settings.model_copy(update={"renew_seconds": 0.05})
-    monkeypatch.setattr("worker.ingest.ingest.ROWS_AT_ONCE", 1)
-    person = Person(quick, database)
-    upload_id = person.send(classes(["roses", "tulips"], each=150))
-
-    def ask(_: str) -> None:
-        with database.write() as session:
-            session.execute(update(Upload).where(Upload.id == upload_id).values(cancel_requested_at=database_now()))
-
-    assert ingest_next(quick, database, owner="test", announce=ask)
-    upload = person.look(upload_id)
-    assert (upload.status, upload.error) == (UploadStatus.REJECTED, "The upload was cancelled.")
-    assert upload.files_done < 300
-
-
-def test_a_drained_worker_gives_the_upload_back_and_no_failure_is_counted(person: Person) -> None:
-    upload_id = person.send(FLOWERS)
-    drain = threading.Event()
-    drain.set()
-    assert ingest_next(person.settings, person.database, owner="first", drain=drain)
-    upload = person.look(upload_id)
-    assert (upload.status, upload.failures, upload.lease_owner) == (UploadStatus.RECEIVED, 0, None)
-    assert ingest_next(person.settings, person.database, owner="second")
-    assert person.look(upload_id).status == UploadStatus.READY
-
-
-def test_a_full_disk_is_a_sentence_and_the_received_bytes_stay(database: Database, settings: Settings) -> None:
-    full = settings.model_copy(update={"disk_reserve_bytes": 10**18})
-    person = Person(full, database)
-    upload_id = person.send(FLOWERS)
-    assert ingest_next(full, database, owner="test")
-    upload = person.look(upload_id)
-    assert upload.status == UploadStatus.REJECTED
-    assert upload.error is not None
-    assert "reserve" in upload.error
-    assert len(list(incoming_folder(full, upload_id).iterdir())) == 8
-    queue = RememberingQueue()
-    with database.write() as session:
-        retry_upload(session, settings, queue, session.get_one(Upload, upload_id))
-    assert queue.rung == ["ingest"]
-    assert ingest_next(settings, database, owner="test")
-    assert (person.look(upload_id).status, person.look(upload_id).error) == (UploadStatus.READY, None)
-    with database.write() as session, pytest.raises(Conflict):
-        retry_upload(session, settings, queue, session.get_one(Upload, upload_id))
-
-
-def test_an_archive_that_unpacks_beyond_the_quota_is_rejected_with_a_sentence(
-    database: Database, settings: Settings
-) -> None:
-    person = Person(settings.model_copy(update={"quota_bytes": 6_000}), database)
-    first = person.upload({"flowers.zip": zipped(classes(["roses", "tulips"], each=3))})
-    assert first.status == UploadStatus.READY, first.error
-    second = person.upload({"more.zip": zipped(classes(["asters", "tulips"], each=10, folder="x/"))})
-    assert second.status == UploadStatus.REJECTED
-    assert "are allowed for one person" in (second.error or "")
-
-
-def test_what_nobody_foresaw_ends_the_lease_and_is_raised(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
-        raise KeyError("nobody foresaw this")
-
-    upload_id = person.send(FLOWERS)
-    monkeypatch.setattr("worker.ingest.ingest.make_version", broken)
-    with pytest.raises(KeyError):
-        ingest_next(person.settings, person.database, owner="test")
-    with person.database.read() as session:
-        late = select(Upload.lease_expires_at < database_now()).where(Upload.id == upload_id)
-        assert session.scalars(late).one()
-    assert person.look(upload_id).status == UploadStatus.INGESTING
-
-
-def test_two_uploads_of_one_dataset_build_on_each_other(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second upload becomes ready between the first one's reading and writing of the version."""
-    from worker.ingest import version as version_module  # noqa: PLC0415 - patched below
-
-    first = person.send(FLOWERS)
-    with person.database.write() as session:
-        held = claim(session, UPLOAD_LIFE, "slow", 60)
-    assert held is not None
-    second = person.send(classes(["lilies", "asters"]))
-    honest, calls = version_module._draft, []
-
-    def meanwhile(*arguments: object) -> object:
-        calls.append(1)
-        if len(calls) == 1:
-            assert ingest_next(person.settings, person.database, owner="quick")
-        return honest(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(version_module, "_draft", meanwhile)
-    Ingest(person.settings, person.database, held, lambda _: None).run()
-    assert {person.look(first).status, person.look(second).status} == {UploadStatus.READY}
-    version = version_of(person)
-    assert (version.number, version.class_names) == (2, ["asters", "lilies", "roses", "tulips"])
-
-
-def test_progress_is_counted_for_the_page(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.ingest.ingest.ROWS_AT_ONCE", 2)
-    monkeypatch.setattr("worker.ingest.ingest.SECONDS_AT_MOST", 600.0)
-    upload_id = person.send(FLOWERS)
-    seen = []
-    ingest_next(
-        person.settings,
-        person.database,
-        owner="test",
-        announce=lambda _: seen.append((person.look(upload_id).files_done, person.look(upload_id).revision)),
-    )
-    assert [done for done, _ in seen][:5] == [0, 2, 4, 6, 8]
-    assert [revision for _, revision in seen] == sorted(revision for _, revision in seen)
+    assert person.version().number == 1
 
 
 def documented_row(name: str, row: ReceiptRow) -> str:
@@ -637,13 +412,3 @@ def test_every_awkward_sample_lands_in_a_documented_row(person: Person) -> None:
     assert len(documented) == 95
     assert all(row.reason and row.code for row in receipt.values() if row.outcome == Outcome.REFUSED)
     assert "decoder_crashed" not in upload.by_reason
-
-
-def test_an_upload_that_is_gone_before_it_begins_is_left_alone(person: Person) -> None:
-    upload_id = person.send(FLOWERS)
-    with person.database.write() as session:
-        held = claim(session, UPLOAD_LIFE, "test", 60)
-        assert held is not None
-        session.execute(delete(Upload).where(Upload.id == upload_id))
-    Ingest(person.settings, person.database, held, lambda _: None).run()
-    assert len(list(incoming_folder(person.settings, upload_id).iterdir())) == 8  # it touched nothing

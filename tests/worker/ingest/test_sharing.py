@@ -40,7 +40,6 @@ from core.uploads import delete_upload, incoming_folder
 from tests.end_to_end.house import wait_until
 from tests.worker.ingest.conftest import Person
 from tests.worker.ingest.corpus import encoded, picture, zipped
-from tests.worker.ingest.test_ingest import version_of
 from worker.ingest import sharing, sources
 from worker.ingest.checkers import Checkers, Job, answer_of
 from worker.ingest.ingest import ingest_next
@@ -127,7 +126,7 @@ def ended(person: Person, upload_id: str) -> str:
     assert [row.ordinal for row in person.receipt(upload).values()] == list(range(COUNT + 2))
     assert statuses(person) == []
     assert not list(person.settings.incoming_folder.glob("*"))
-    return version_of(person).fingerprint
+    return person.version().fingerprint
 
 
 def checked(log: Path) -> int:
