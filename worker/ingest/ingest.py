@@ -28,6 +28,7 @@ from core.logs import about
 from core.quota import need_quota
 from core.storage import Storage, blob_key, need_disk, open_storage, thumbnail_key
 from core.tables import Outcome, ReceiptRow, Upload, UploadFile
+from core.upload_shares import forget_shares
 from core.uploads import finish_rejected, incoming_folder, record_receipt
 from worker.ingest.checkers import Checkers, Job
 from worker.ingest.entries import ArchiveLimits, Code
@@ -158,6 +159,10 @@ class Ingest:
         self._announce(self._claim.id)
 
     def _clear_old_spools(self) -> None:
+        with (
+            self._database.write() as session
+        ):  # first: who takes a share whose files are gone helps with this upload no more
+            forget_shares(session, self._claim.id)
         for folder in (*self._incoming.glob("spool-*"), *self._incoming.glob("share-*")):
             shutil.rmtree(folder, ignore_errors=True)
         self._spool.mkdir(parents=True)

@@ -165,18 +165,20 @@ def _met(hashes: Hashes, asking: Flags) -> Iterator[tuple[Ints, Ints]]:
     index = _Index(hashes[:, :mirror].reshape(-1))
     random = np.random.default_rng(0)
     who = np.flatnonzero(asking)
+    crowds = np.zeros((2, count), bool)  # who asked and met a crowd: by its windows, by its mirror image
     at_once = int(np.clip(_ENTRIES // index.most, 16, AT_ONCE))
     for start in range(0, len(who), at_once):
         some = who[start : start + at_once]
         found, turns = [], []
-        for columns in (range(mirror), (mirror,)):
+        for mirrored, columns in enumerate((range(mirror), (mirror,))):
             met_all, crowded = _ask(index, hashes[some][:, columns], some, count, random)
             asked, met, turn = _few_of_each(met_all, count, random)
-            # where both ask, the smaller one does: unless they are of a crowd, and it may have missed the other
+            # where both ask, the smaller one does: unless one of them is of a crowd, and the smaller one may have missed the other
             crowded |= np.bincount(asked, minlength=len(some)) >= MOST_MET
-            keep = ~(asking[met] & (met < some[asked])) | crowded[asked]
+            crowds[mirrored, some] = crowded
+            keep = ~(asking[met] & (met < some[asked]) & ~crowds[mirrored, met]) | crowded[asked]
             low, high = np.minimum(some[asked], met), np.maximum(some[asked], met)
-            turned = np.full(len(met), int(columns[0] == mirror))
+            turned = np.full(len(met), mirrored)
             found.append(np.stack([low, high, turned, some[asked]], axis=1)[keep])
             turns.append(turn[keep])
         pairs, turned = np.concatenate(found), np.concatenate(turns)

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from core.database import Database
 from core.errors import Fenced
-from core.leases import LIVES, NEAR_CHECK_LIFE, SHARE_LIFE, UPLOAD_LIFE, release, waiting_count
+from core.leases import LIVES, NEAR_CHECK_LIFE, SHARE_LIFE, UPLOAD_LIFE, Claim, release, waiting_count
 from core.tables import UploadShare
 from core.upload_shares import (
     claim_share,
@@ -94,8 +94,6 @@ class Sharing:
     def check(self, jobs: Iterable[Job]) -> Iterator[Job]:
         """As `Checkers.check`: decide every job, in order."""
         self._coming = iter(jobs)
-        with self._database.write() as session:
-            forget_shares(session, self._held.claim.id)
         for _ in self._checkers.check(self._ours()):
             self._held.check()
             self._look()
@@ -263,12 +261,13 @@ def _help(place: Workplace) -> bool:
     helped, until = False, time.monotonic()
     with Checkers(settings.ingest_processes or settings.cores, limits) as checkers:
         while not place.stopping:
-            with place.database.write() as session:
+            with place.database.read() as session:  # asking costs no writing transaction
                 if waiting_count(session, UPLOAD_LIFE):  # uploads of its own come first
                     return True
                 if helped and _others_wait(session, place.queues):
                     return False
-                held = claim_share(session, place.name, settings.lease_seconds, not_of=not_of, but_uploads=_UNSEEN)
+                some = waiting_count(session, SHARE_LIFE)
+            held = _claimed(place, not_of) if some else None
             if held is not None:
                 try:
                     if not _check_share(place, Hold(place, held, SHARE_LIFE), checkers):
@@ -281,6 +280,11 @@ def _help(place: Workplace) -> bool:
             else:
                 time.sleep(LOOK_SECONDS)
     return helped
+
+
+def _claimed(place: Workplace, not_of: str | None) -> Claim | None:
+    with place.database.write() as session:
+        return claim_share(session, place.name, place.settings.lease_seconds, not_of=not_of, but_uploads=_UNSEEN)
 
 
 def _others_wait(session: Session, queues: Sequence[str]) -> bool:

@@ -30,7 +30,7 @@ from tests.worker.ingest.corpus import encoded
 from tests.worker.ingest.test_ingest import placed
 from worker.ingest.groups import group_all, group_by_name
 from worker.ingest.looks import GREY, HASHES, WINDOWS, look_at, perceptual_hash
-from worker.ingest.near import ENOUGH, find_near, read_hashes
+from worker.ingest.near import ENOUGH, _met, find_near, read_hashes
 from worker.run_preparation import Listing
 from worker.training.statistics import accuracy_interval, group_numbers, wilson_interval
 from worker.workplace import Workplace
@@ -98,6 +98,19 @@ def test_a_crowd_is_one_cluster_of_few_pairs_and_stays_one_without_a_third_of_it
     again = list(find_near(hashes, asking, lambda which: greys[which], older))
     assert 1 <= len(again) <= 200
     assert all(one.second == count - 1 for one in again)
+
+
+def test_a_copy_of_one_of_a_crowd_is_compared_with_it_though_the_crowd_hides_it() -> None:
+    """The other one has the smaller number and asks first, but looks at some of its crowd only."""
+    count, random = 1500, np.random.default_rng(3)
+    hashes = random.integers(0, 2**63, (count + 1, HASHES), np.uint64)
+    hashes[:count, :5] = hashes[0, :5]  # alike but for two windows and the mirror image
+    hidden = []
+    for number in range(0, count, 250):
+        hashes[count, 0] = hashes[number, 6] ^ np.uint64(0b111111)  # cut out of this one, and a little changed
+        met = np.concatenate([some for some, _ in _met(hashes, np.ones(count + 1, np.bool_))])
+        hidden += [] if [number, count] in met[:, :2].tolist() else [number]
+    assert not hidden
 
 
 def test_the_hash_is_that_of_imagehash() -> None:
