@@ -47,7 +47,7 @@ ISSUES = {
     "duplicates": ("Exact duplicates", "Skipped by the upload: each picture is kept once."),
     "near_duplicates": ("Near duplicates", "One picture cropped, mirrored, resized, encoded again or made lighter."),
     "found_later": (
-        "Found later",
+        "Near duplicates found later",
         "Near duplicates that only features have shown. This version stays as it is; a new split and the next version go by them.",
     ),
     "blank": ("Blank", "Nothing to be seen on it."),

@@ -67,6 +67,6 @@ def test_a_crop_of_fifteen_percent_across_train_and_test_is_shown_after_a_quick_
         pairs = [{image["id"] for image in one["images"]} for one in answer.json()["items"]]
         assert wanted in pairs
         page = client.get(f"{address}/issues?kind=found_later").text
-    assert "Found later" in page
+    assert "Near duplicates found later" in page
     assert "leak between" in page
     assert all(f"/images/{image_id}/" in page for image_id in wanted)

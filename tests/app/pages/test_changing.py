@@ -57,7 +57,7 @@ def test_an_issue_of_a_kind_that_the_version_has_not_counted_yet_has_its_words(
     for address in ("issues", "issues?kind=found_later"):
         shown = browser.get(f"/datasets/{owned.dataset_id}/{address}")
         assert shown.status_code == 200
-        assert "Found later" in shown.text
+        assert "Near duplicates found later" in shown.text
         assert "0.930" in shown.text
 
 
