@@ -51,7 +51,7 @@ def change_version(
 
     Raises:
         InputInvalid: pictures or classes that the base does not have, or a result that cannot be learned from.
-        Conflict: nothing would be different, or the base was deleted meanwhile.
+        Conflict: nothing would be different, the base was deleted meanwhile, or it took so long that what was written was removed.
     """
     asked_at = asked_at or utc_now()
     with database.snapshot() as session:
@@ -76,7 +76,9 @@ def change_version(
     except BaseException as error:
         unseen_versions.forget(database, version.id)
         if isinstance(error, unseen_versions.Gone):
-            raise _deleted(base) from error
+            with database.read() as session:
+                there = _is_there(session, base)
+            raise (unseen_versions.too_slow() if there else _deleted(base)) from error
         raise
 
 
@@ -126,9 +128,14 @@ def _publish(
 def _held(session: Session, base: DatasetVersion) -> Dataset:
     """The dataset, locked, and its base still there."""
     dataset = session.scalar(select(Dataset).where(Dataset.id == base.dataset_id).with_for_update())
-    if dataset is None or session.scalar(select(DatasetVersion.id).where(DatasetVersion.id == base.id)) is None:
+    if dataset is None or not _is_there(session, base):
         raise _deleted(base)
     return dataset
+
+
+def _is_there(session: Session, base: DatasetVersion) -> bool:
+    """A deleted dataset takes its versions along."""
+    return session.scalar(select(DatasetVersion.id).where(DatasetVersion.id == base.id)) is not None
 
 
 def _deleted(base: DatasetVersion) -> Conflict:

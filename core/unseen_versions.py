@@ -40,7 +40,7 @@ class Issues:
 
 
 class Gone(Conflict):
-    """It was deleted meanwhile, with its dataset."""
+    """It was removed meanwhile: with its dataset, or by the sweeper, who took it for abandoned."""
 
 
 def begin(session: Session, dataset: Dataset, **columns: Any) -> DatasetVersion:
@@ -77,7 +77,7 @@ def write_rows(
             began = time.monotonic()
             with database.write() as session:
                 if not held(session, version_id):
-                    raise Gone("The dataset was deleted meanwhile.")
+                    raise Gone("What was written of this version was removed meanwhile.")
                 _insert(session, table, columns, batch[start : start + ROWS_AT_ONCE])
             # SQLite's waiting writers only look now and then whether the lock is free
             time.sleep(min(LONGEST_PAUSE, (time.monotonic() - began) / 2))
@@ -102,7 +102,7 @@ def _insert(session: Session, table: type[Base], columns: Sequence[str], rows: S
         else:
             session.execute(insert(table.__table__), [dict(zip(columns, row, strict=True)) for row in rows])  # type: ignore[arg-type]
     except IntegrityError as error:  # PostgreSQL: deleted in this moment
-        raise Gone("The dataset was deleted meanwhile.") from error
+        raise Gone("What was written of this version was removed meanwhile.") from error
 
 
 def write_issues(database: Database, version: DatasetVersion, *, upload_id: str | None = None) -> Issues:

@@ -317,6 +317,25 @@ def test_one_that_was_taken_for_abandoned_is_not_finished_in_part(
 
 
 @pytest.mark.both_databases
+def test_one_that_was_removed_as_abandoned_is_not_said_to_have_lost_its_base(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with database.write() as session:
+        base = version(session, person(session), each=10)
+
+    def sweep(turn: int) -> None:
+        if turn == 1:
+            with database.read() as session:
+                version_id = session.scalars(select(DatasetVersion.id).where(DatasetVersion.id != base.id)).one()
+            unseen_versions.forget(database, version_id)
+
+    meanwhile(monkeypatch, sweep)
+    with pytest.raises(Conflict, match="took too long"):
+        change_version(database, base, RESPLIT)
+    assert left(database, base) == (0, 0, 0)
+
+
+@pytest.mark.both_databases
 def test_of_two_who_take_the_same_back_at_once_one_makes_a_version(database: Database) -> None:
     with database.write() as session:
         base = version(session, person(session), each=10)
