@@ -6,20 +6,22 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, TypeVar
 
 import numpy as np
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import case, func, select, update
 from sqlalchemy.orm import Session
 
 from core import unseen_versions
 from core.config import Settings
 from core.database import Database
 from core.datasets import IMAGE_COLUMNS, Placed, VersionDraft, described, draft_rows, latest_version, placed_pictures
-from core.errors import Fenced, UploadRejected
+from core.errors import UploadRejected
 from core.leases import UPLOAD_LIFE, write
 from core.splits import NOBODY_SAID, ORDER, Double, Ints, Pictures, assign_splits, find_doubles
-from core.tables import Dataset, Image, Outcome, ReceiptRow, Split, Upload, VersionImage
+from core.tables import Dataset, DatasetVersion, Image, Outcome, ReceiptRow, Split, Upload, VersionImage
 from core.unseen_versions import write_rows
 from core.uploads import finish_ready, train_as_wished
 from worker.ingest.entries import Code
@@ -51,6 +53,7 @@ def make_version(database: Database, settings: Settings, held: Held, contents: C
     Raises:
         UploadRejected: what was kept cannot be learned from.
         Fenced: the upload is not ours any more.
+        Conflict: it took so long that what was written was removed as abandoned.
     """
     while not _tried(database, settings, held, contents):
         held.check()  # another upload made a version of this dataset meanwhile: build on that one
@@ -63,16 +66,19 @@ def _tried(database: Database, settings: Settings, held: Held, contents: Content
         before = [_settled(one) for one in placed_pictures(session, base)] if base else []
         candidates = before + _kept(session, held.claim.id, contents)
     draft = _draft(database, settings, held, contents, candidates)
+    facts = described(draft)  # hashes every line: not while others wait
     with database.write() as session:
-        version = unseen_versions.begin(session, _fenced(session, held, dataset_id), **described(draft))
+        dataset = _fenced(session, held, dataset_id)
+        if not _is_newest(session, dataset_id, base):
+            return False  # before all rows are written in vain
+        version = unseen_versions.begin(session, dataset, **facts)
     done = False
     try:
         write_rows(database, version.id, VersionImage, IMAGE_COLUMNS, _checked(held, draft_rows(draft, version)))
         issues = unseen_versions.write_issues(database, version, upload_id=held.claim.id)
         with database.write() as session:
             dataset = _fenced(session, held, dataset_id)
-            newest = latest_version(session, dataset_id)
-            if (newest.id if newest else None) != (base.id if base else None):
+            if not _is_newest(session, dataset_id, base):
                 return False
             published = unseen_versions.held(session, version.id)
             if published is None:
@@ -82,7 +88,9 @@ def _tried(database: Database, settings: Settings, held: Held, contents: Content
             train_as_wished(session, held.claim.id, published)
         done = True
     except unseen_versions.Gone as error:
-        raise Fenced("The dataset was deleted meanwhile.") from error
+        with database.write() as session:
+            _fenced(session, held, dataset_id)  # a deleted dataset takes its uploads along
+        raise unseen_versions.too_slow() from error
     finally:
         if not done:
             unseen_versions.forget(database, version.id)
@@ -98,6 +106,12 @@ def _fenced(session: Session, held: Held, dataset_id: str) -> Dataset:
     """
     write(session, UPLOAD_LIFE, held.claim, lease_owner=Upload.lease_owner)  # the fence, before anything else
     return session.scalars(select(Dataset).where(Dataset.id == dataset_id).with_for_update()).one()
+
+
+def _is_newest(session: Session, dataset_id: str, base: DatasetVersion | None) -> bool:
+    """True when no other version came after this one; None: when there is none yet."""
+    newest = latest_version(session, dataset_id)
+    return (newest.id if newest else None) == (base.id if base else None)
 
 
 def _checked(held: Held, batches: Iterator[T]) -> Iterator[T]:
@@ -197,16 +211,15 @@ def _write_doubles(
     database: Database, held: Held, candidates: list[_Candidate], doubles: list[Double]
 ) -> dict[str, int]:
     """Change the receipt of every double; returns how many there are of each kind, those of an earlier attempt included."""
-    changes = [_change(candidates, double) for double in doubles]
-    statement = (
-        update(ReceiptRow.__table__)  # type: ignore[arg-type]
-        .where(ReceiptRow.upload_id == held.claim.id, ReceiptRow.ordinal == bindparam("at"))
-        .values(outcome=bindparam("to_outcome"), code=bindparam("to_code"), reason=bindparam("to_reason"))
-    )
+    for some in _together(candidates, doubles):
+        changes = sorted((_change(candidates, double) for double in some), key=itemgetter("to_code"))
+        with database.write() as session:
+            write(session, UPLOAD_LIFE, held.claim, lease_owner=Upload.lease_owner)
+            for code, alike in groupby(changes, key=itemgetter("to_code")):
+                _write_changes(session, held, code, list(alike))
+        held.check()
     with database.write() as session:
         write(session, UPLOAD_LIFE, held.claim, revision=Upload.revision + 1)
-        if changes:
-            session.execute(statement, changes)
         counted = select(ReceiptRow.outcome, ReceiptRow.code, func.count()).where(ReceiptRow.upload_id == held.claim.id)
         rows = session.execute(counted.group_by(ReceiptRow.outcome, ReceiptRow.code)).all()
         outcomes, reasons = Counter[str](), Counter[str]()
@@ -218,7 +231,38 @@ def _write_doubles(
     return {issue: reasons[code.value] for code, issue in _ISSUES.items()}
 
 
-def _change(candidates: list[_Candidate], double: Double) -> dict[str, object]:
+def _together(candidates: list[_Candidate], doubles: list[Double]) -> Iterator[list[Double]]:
+    """The doubles, some for each transaction.
+
+    Another attempt may go on after any of them, with the pictures whose receipt is not changed. The one that is kept stays the same then,
+    but of the same bytes under two classes none may be left alone: it would be kept.
+    """
+    some: list[Double] = []
+    by_bytes = groupby(
+        sorted(doubles, key=lambda one: candidates[one.index].sha256), key=lambda one: candidates[one.index].sha256
+    )
+    for _, same in by_bytes:
+        alike = list(same)
+        parted = all(one.kind != "label_conflict" for one in alike)
+        for part in [[one] for one in alike] if parted else [alike]:
+            if some and len(some) + len(part) > unseen_versions.ROWS_AT_ONCE:
+                yield some
+                some = []
+            some += part
+    if some:
+        yield some
+
+
+def _write_changes(session: Session, held: Held, code: str, changes: list[dict[str, Any]]) -> None:
+    """In one statement: after each SQLite's driver gives the interpreter away, with the lock held."""
+    reasons = {one["at"]: one["to_reason"] for one in changes}
+    mine = (ReceiptRow.upload_id == held.claim.id, ReceiptRow.ordinal.in_(reasons))
+    said = update(ReceiptRow).where(*mine).execution_options(synchronize_session=False)
+    reason = case(reasons, value=ReceiptRow.ordinal)
+    session.execute(said.values(outcome=changes[0]["to_outcome"], code=code, reason=reason))
+
+
+def _change(candidates: list[_Candidate], double: Double) -> dict[str, Any]:
     one, other = candidates[double.index], candidates[double.other]
     code = _CODES[double.kind]
     if code == Code.LABEL_CONFLICT:

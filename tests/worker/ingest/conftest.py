@@ -27,11 +27,11 @@ def settings(tmp_path: Path) -> Settings:
 class Person:
     """Somebody with one dataset, who uploads and looks at what came of it."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings, database: Database, *, name: str = "ada") -> None:
         self.settings = settings
         self.database = database
         with database.write() as session:
-            user = User(name="ada", password_hash=None)
+            user = User(name=name, password_hash=None)
             session.add(user)
             session.flush()
             self.dataset_id = create_dataset(session, user.id, "flowers").id

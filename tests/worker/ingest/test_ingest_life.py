@@ -175,30 +175,6 @@ def test_what_nobody_foresaw_ends_the_lease_and_is_raised(person: Person, monkey
     assert person.look(upload_id).status == UploadStatus.INGESTING
 
 
-def test_two_uploads_of_one_dataset_build_on_each_other(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second upload becomes ready between the first one's reading and writing of the version."""
-    from worker.ingest import version as version_module  # noqa: PLC0415 - patched below
-
-    first = person.send(FLOWERS)
-    with person.database.write() as session:
-        held = claim(session, UPLOAD_LIFE, "slow", 60)
-    assert held is not None
-    second = person.send(classes(["lilies", "asters"]))
-    honest, calls = version_module._draft, []
-
-    def meanwhile(*arguments: object) -> object:
-        calls.append(1)
-        if len(calls) == 1:
-            assert ingest_next(person.settings, person.database, owner="quick")
-        return honest(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(version_module, "_draft", meanwhile)
-    Ingest(person.settings, person.database, held, lambda _: None).run()
-    assert {person.look(first).status, person.look(second).status} == {UploadStatus.READY}
-    version = person.version()
-    assert (version.number, version.class_names) == (2, ["asters", "lilies", "roses", "tulips"])
-
-
 def test_progress_is_counted_for_the_page(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.ingest.ingest.ROWS_AT_ONCE", 2)
     monkeypatch.setattr("worker.ingest.ingest.SECONDS_AT_MOST", 600.0)
