@@ -108,7 +108,8 @@ def _insert(session: Session, table: type[Base], columns: Sequence[str], rows: S
 def write_issues(database: Database, version: DatasetVersion, *, upload_id: str | None = None) -> Issues:
     """Look for the issues of a version that nobody sees and that has all its rows, and write them.
 
-    Once its rows are there, whoever finds near duplicates adds them: none is missed.
+    Once its rows are there, whoever finds near duplicates adds them. On SQLite none is missed. On PostgreSQL a pair of pictures that
+    another dataset has too, and whose check there commits in this very moment, may be told by the next version only.
 
     Raises:
         Gone: the version is not there any more.
