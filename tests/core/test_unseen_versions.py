@@ -82,6 +82,22 @@ def test_others_write_while_a_version_of_many_pictures_is_made(
     with database.write() as session:
         base = many(session, 20_000)
         one = datasets.placed_pictures(session, base)[0].image_id
+    # A thread may be left aside for long while the lock is free, seldom three times in a row; a lock that is held for long shows each
+    # time. A share of the waits instead of the longest would pass over it: one long wait stands beside hundreds of short ones.
+    for _ in range(3):
+        made, waited, took = made_beside_a_writer(database, base, changes or VersionChanges(remove=[one]))
+        assert made.image_count == 20_000 - (changes is None)
+        assert len(waited) > 10
+        # a share of the whole: how long that is depends on what else the machine does
+        if max(waited) < took / 3:
+            return
+    pytest.fail(f"Three times somebody waited for more than a third of the whole; at last {max(waited)} of {took} s.")
+
+
+def made_beside_a_writer(
+    database: Database, base: DatasetVersion, changes: VersionChanges
+) -> tuple[DatasetVersion, list[float], float]:
+    """A new version, for how long another one who writes often waited meanwhile (seconds, each time), and how long it took."""
     waited: list[float] = []
     begun, done = threading.Event(), threading.Event()
 
@@ -99,15 +115,12 @@ def test_others_write_while_a_version_of_many_pictures_is_made(
         assert begun.wait(30)
         waited.clear()
         began = time.monotonic()
-        made = change_version(database, base, changes or VersionChanges(remove=[one]))
+        made = change_version(database, base, changes)
         took = time.monotonic() - began
     finally:
         done.set()
         other.join()
-    assert made.image_count == 20_000 - (changes is None)
-    # a share of the whole: how long that is depends on what else the machine does
-    assert max(waited) < took / 3, (max(waited), took)
-    assert len(waited) > 10
+    return made, waited, took
 
 
 @pytest.mark.both_databases
