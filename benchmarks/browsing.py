@@ -33,9 +33,8 @@ from benchmarks.main_job import running_house
 from core.accounts import local_user, open_browser_session
 from core.config import Settings
 from core.database import open_database
-from core.datasets import Placed, VersionDraft, add_version, create_dataset
+from core.datasets import IMAGE_COLUMNS, Placed, VersionDraft, create_dataset, described, draft_rows
 from core.ids import new_id
-from core.issues import record_issues
 from core.quality import Flag, bit
 from core.storage import blob_key, thumbnail_key
 from core.tables import (
@@ -52,7 +51,9 @@ from core.tables import (
     Split,
     Upload,
     UploadStatus,
+    VersionImage,
 )
+from core.unseen_versions import begin, publish, write_issues, write_rows
 
 CLASSES = 20
 SPLITS = (*[Split.TRAIN] * 14, *[Split.VALIDATION] * 3, *[Split.TEST] * 3)  # of twenty
@@ -98,9 +99,14 @@ def fill(settings: Settings, count: int) -> Filled:
             placed.append(Placed(new_id(), sha256, name, f"class {label:02}", split, group))
         _pictures(session, owner.id, placed, sizes)
         upload = _received(session, dataset, placed)
-        version = add_version(session, dataset, VersionDraft(pictures=placed, notes=[], issues={}))
-        record_issues(session, version, upload_id=upload.id)
-        upload.dataset_version_id = version.id
+        draft = VersionDraft(placed)
+        version = begin(session, dataset, **described(draft))
+    write_rows(database, version.id, VersionImage, IMAGE_COLUMNS, draft_rows(draft, version))
+    issues = write_issues(database, version, upload_id=upload.id)
+    with database.write() as session:
+        dataset, version = session.merge(dataset), session.merge(version)
+        publish(session, dataset, version, issues)
+        session.merge(upload).dataset_version_id = version.id
         _doubted(session, version, placed)
         filled = Filled(cookie, dataset.id, version.id, upload.id, [one.image_id for one in placed])
     database.close()

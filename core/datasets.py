@@ -2,10 +2,10 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -34,11 +34,10 @@ class Placed:
 
 @dataclass(frozen=True)
 class VersionDraft:
-    """What becomes a dataset version. `notes` are sentences on what was decided; `issues` are counts by kind."""
+    """What becomes a dataset version. `notes` are sentences on what was decided."""
 
     pictures: Sequence[Placed]
     notes: Sequence[str] = ()
-    issues: dict[str, int] = field(default_factory=dict)
 
 
 def create_dataset(session: Session, owner_id: str, name: str, description: str = "") -> Dataset:
@@ -215,25 +214,6 @@ def draft_rows(draft: VersionDraft, version: DatasetVersion) -> Iterator[list[tu
             (version.id, ordinal, one.image_id, labels[one.class_name], one.split.value, one.group, one.filename)
             for ordinal, one in enumerate(ordered[start : start + 5000], start)
         ]
-
-
-def add_version(session: Session, dataset: Dataset, draft: VersionDraft) -> DatasetVersion:
-    """Freeze a list of pictures as the dataset's next version, in the caller's transaction: for few pictures."""
-    newest = latest_version(session, dataset.id)
-    version = DatasetVersion(
-        owner_id=dataset.owner_id,
-        dataset_id=dataset.id,
-        number=1 + (newest.number if newest is not None else 0),
-        issues=draft.issues,
-        **described(draft),
-    )
-    session.add(version)
-    dataset.updated_at = utc_now()
-    session.flush()
-    for rows in draft_rows(draft, version):
-        values = [dict(zip(IMAGE_COLUMNS, row, strict=True)) for row in rows]
-        session.execute(insert(VersionImage.__table__), values)  # type: ignore[arg-type]
-    return version
 
 
 def placed_pictures(session: Session, version: DatasetVersion) -> list[Placed]:

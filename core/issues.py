@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, and_, func, insert, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from core.clusters import SMALL, Clusters
@@ -48,25 +48,6 @@ _TEST_FIRST = (Split.TEST, Split.VALIDATION, Split.TRAIN)
 _AT_ONCE = 5000
 COLUMNS = ("version_id", "kind", "number", "image_id", "other_id", "score", "detail")
 _Found = tuple[Kind, str | None, str | None, float | None, str]  # kind, one picture, another one, score, detail
-
-
-def record_issues(session: Session, version: DatasetVersion, *, upload_id: str | None = None) -> dict[str, int]:
-    """Write the issues of a version that has all its rows, its counts by kind, and a note on large clusters.
-
-    Args:
-        session: the writing session that makes the version.
-        version: the new version.
-        upload_id: the upload whose exact duplicates were taken out, if an upload made it.
-    """
-    counts: Counter[str] = Counter()
-    clusters = Clusters(version.image_count)
-    for rows in find_issues(session, version, clusters, upload_id=upload_id):
-        session.execute(insert(VersionIssue), rows)
-        counts.update(row["kind"] for row in rows)
-    version.issues = {kind.value: counts[kind] for kind in Kind}
-    version.notes = [*version.notes, *cluster_notes(clusters)]
-    session.flush()
-    return version.issues
 
 
 def find_issues(

@@ -10,9 +10,8 @@ from sqlalchemy import select
 
 import migrations
 from core.database import Database
-from core.issues import record_issues
 from core.tables import Base, DatasetVersion, VersionIssue
-from tests.core.rows import person, version
+from tests.core.rows import person, record_issues, version
 from tests.postgres import Postgres
 
 pytestmark = pytest.mark.both_databases

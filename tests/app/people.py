@@ -40,6 +40,7 @@ from core.tables import (
 )
 from core.training_config import TrainingConfig
 from core.weights import arrays_key
+from tests.core.rows import add_version
 
 CLASSES = ("cat", "dog")
 
@@ -104,7 +105,7 @@ def belongings(house: House, user: User) -> Belongings:
             split = Split.TEST if index >= 6 else Split.TRAIN
             name = CLASSES[index % 2]
             placed.append(datasets.Placed(image_id, sha, f"{name}/{index}.png", name, split))
-        version = datasets.add_version(session, dataset, datasets.VersionDraft(placed))
+        version = add_version(session, dataset, datasets.VersionDraft(placed))
         upload = Upload(
             owner_id=user.id,
             dataset_id=dataset.id,

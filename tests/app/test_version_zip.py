@@ -21,6 +21,7 @@ from core.ids import new_id
 from core.storage import FolderStorage, blob_key
 from core.tables import Dataset, DatasetVersion, Image, Split, Upload, UploadStatus, User, VersionImage
 from tests.app.people import Caller
+from tests.core.rows import add_version
 from tests.worker.ingest.corpus import picture
 from worker.ingest.ingest import ingest_next
 
@@ -57,7 +58,7 @@ def odd_version(house: House, ada: Caller) -> DatasetVersion:
                 split = (Split.TRAIN, Split.VALIDATION, Split.TEST if name != "roses" else Split.TRAIN)[index % 3]
                 group = f"patient {label}, {index % 2}" if label % 2 else None
                 placed.append(datasets.Placed(image_id, sha, "x/same name.png", name, split, group))
-        return datasets.add_version(session, dataset, datasets.VersionDraft(placed))
+        return add_version(session, dataset, datasets.VersionDraft(placed))
 
 
 def test_an_exported_version_imports_again_to_the_same_fingerprint(house: House, ada: Caller) -> None:
@@ -159,7 +160,7 @@ def same_picture_version(database: Database, sha: str, size: int, count: int) ->
         session.add(owner)
         session.flush()
         dataset = datasets.create_dataset(session, owner.id, "large")
-        version = datasets.add_version(session, dataset, datasets.VersionDraft([]))
+        version = add_version(session, dataset, datasets.VersionDraft([]))
         people = [{"id": new_id(), "name": new_id(), "is_admin": False} for _ in range(count)]
         session.execute(insert(User), people)
         facts = {"sha256": sha, "width": 1, "height": 1, "format": "PNG", "size_bytes": size}

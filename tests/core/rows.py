@@ -1,16 +1,19 @@
 """Rows that tests of the verbs need: a person, a dataset version, a queue that remembers."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, insert
 from sqlalchemy.orm import Session
 
-from core import accounts, datasets
+from core import accounts, datasets, unseen_versions
+from core.clusters import Clusters
 from core.database import Database, after_commit
+from core.issues import Kind, cluster_notes, find_issues
 from core.new_version import change_version
-from core.tables import DatasetVersion, Split, TrainedModel, User
+from core.tables import Dataset, DatasetVersion, Split, TrainedModel, User, VersionImage, VersionIssue
 from core.version_changes import VersionChanges
 
 SPLITS = [*[Split.TRAIN] * 3, Split.VALIDATION, Split.TEST]
@@ -61,7 +64,30 @@ def version(session: Session, owner: User, *, classes: int = 2, each: int = 5, n
             placed.append(
                 datasets.Placed(image_id, sha256, f"c{label}/{number}.png", f"class {label}", SPLITS[number % 5])
             )
-    return datasets.add_version(session, dataset, datasets.VersionDraft(placed))
+    return add_version(session, dataset, datasets.VersionDraft(placed))
+
+
+def add_version(
+    session: Session, dataset: Dataset, draft: datasets.VersionDraft, issues: dict[str, int] | None = None
+) -> DatasetVersion:
+    """The dataset's next version in the session's transaction, by the steps that make every version; counts of issues as given."""
+    made = unseen_versions.begin(session, dataset, **datasets.described(draft))
+    for rows in datasets.draft_rows(draft, made):
+        values = [dict(zip(datasets.IMAGE_COLUMNS, row, strict=True)) for row in rows]
+        session.execute(insert(VersionImage.__table__), values)  # type: ignore[arg-type]
+    unseen_versions.publish(session, dataset, made, unseen_versions.Issues(issues or {}, []))
+    return made
+
+
+def record_issues(session: Session, made: DatasetVersion, *, upload_id: str | None = None) -> None:
+    """Find and write the issues of a version that `add_version` made."""
+    clusters, counts = Clusters(made.image_count), Counter[str]()
+    for rows in find_issues(session, made, clusters, upload_id=upload_id):
+        session.execute(insert(VersionIssue), rows)
+        counts.update(row["kind"] for row in rows)
+    made.issues = {kind.value: counts[kind] for kind in Kind}
+    made.notes = [*made.notes, *cluster_notes(clusters)]
+    session.flush()
 
 
 @contextmanager

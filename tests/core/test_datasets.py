@@ -9,7 +9,7 @@ from core import catalog, datasets
 from core.database import Database
 from core.errors import InputInvalid, NotFound
 from core.tables import Image, Split
-from tests.core.rows import person, version
+from tests.core.rows import add_version, person, version
 
 pytestmark = pytest.mark.both_databases
 
@@ -38,7 +38,7 @@ def test_the_test_fingerprint_stays_when_only_training_pictures_change(database:
         placed = datasets.placed_pictures(session, first)
         dataset = datasets.find_dataset(session, first.owner_id, first.dataset_id)
         fewer = [one for one in placed if one.split != Split.TRAIN or one.filename != "c0/0.png"]
-        second = datasets.add_version(session, dataset, datasets.VersionDraft(fewer))
+        second = add_version(session, dataset, datasets.VersionDraft(fewer))
         assert second.number == 2
         assert second.fingerprint != first.fingerprint
         assert second.test_fingerprint == first.test_fingerprint

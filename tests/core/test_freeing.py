@@ -15,7 +15,6 @@ from core.database import Database
 from core.datasets import (
     Placed,
     VersionDraft,
-    add_version,
     create_dataset,
     delete_dataset,
     remember_image,
@@ -43,6 +42,7 @@ from core.tables import (
     User,
 )
 from core.uploads import delete_upload
+from tests.core.rows import add_version
 from tests.s3 import Bucket
 
 pytestmark = pytest.mark.both_databases

@@ -11,7 +11,7 @@ from sqlalchemy import delete, insert, select, update
 
 from core.config import Settings
 from core.database import Database
-from core.datasets import Placed, VersionDraft, add_version, create_dataset, remember_image
+from core.datasets import Placed, VersionDraft, create_dataset, remember_image
 from core.fsck import YOUNG_SECONDS, Fsck, Kind, Trouble
 from core.ids import new_id
 from core.storage import FolderStorage, Storage, blob_key, open_storage, thumbnail_key
@@ -29,7 +29,7 @@ from core.tables import (
 )
 from core.uploads import incoming_folder
 from tests.app.people import belongings
-from tests.core.rows import RememberingQueue
+from tests.core.rows import RememberingQueue, add_version
 
 WEBP = b"RIFF" + (8).to_bytes(4, "little") + b"WEBPxxxx"
 JPEG = b"\xff\xd8 small \xff\xd9"

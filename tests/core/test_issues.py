@@ -6,11 +6,11 @@ from sqlalchemy.orm import Session
 
 from core import datasets, near_pairs
 from core.database import Database
-from core.issues import list_issues, record_issues
+from core.issues import list_issues
 from core.tables import DatasetVersion, ImageLook, NearPair, VersionImage
 from core.version_changes import VersionChanges
 from core.version_plan import make_plan
-from tests.core.rows import changed, person, version
+from tests.core.rows import changed, person, record_issues, version
 from tests.core.sqlite_steps import sqlite_steps
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from core import label_desk
 from core.database import Database
-from core.datasets import Placed, VersionDraft, add_version, create_dataset, placed_pictures, remember_image
+from core.datasets import Placed, VersionDraft, create_dataset, placed_pictures, remember_image
 from core.errors import Conflict, Fenced, InputInvalid, NotFound
 from core.leases import LABEL_CHECK_LIFE, LIVES, claim
 from core.presets import PRESETS
@@ -18,7 +18,7 @@ from core.queue import Queue
 from core.runs import NewRun, create_runs
 from core.tables import DatasetVersion, Decision, LabelCheckStatus, Split, User
 from tests.core import rows
-from tests.core.rows import RememberingQueue
+from tests.core.rows import RememberingQueue, add_version
 from tests.core.sqlite_steps import sqlite_steps
 
 pytestmark = pytest.mark.both_databases

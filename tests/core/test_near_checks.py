@@ -13,10 +13,10 @@ from core import near_checks
 from core.database import Database
 from core.datasets import delete_dataset, placed_pictures
 from core.errors import Fenced
-from core.issues import list_issues, record_issues
+from core.issues import list_issues
 from core.leases import LIVES, NEAR_CHECK_LIFE, Claim, claim
 from core.tables import Dataset, DatasetVersion, NearCheck, NearCheckStatus, NearPair, Run, RunStatus, Split
-from tests.core.rows import changed, person, version
+from tests.core.rows import changed, person, record_issues, version
 
 pytestmark = pytest.mark.both_databases
 

@@ -14,8 +14,8 @@ from core.new_version import change_version
 from core.tables import DatasetVersion, Image, Split, VersionImage
 from core.version_changes import MOST_PICKED, VersionChanges
 from core.version_diff import Differences
+from tests.core.rows import add_version, person, version
 from tests.core.rows import changed as made
-from tests.core.rows import person, version
 
 pytestmark = pytest.mark.both_databases
 
@@ -65,9 +65,7 @@ def test_rows_and_fingerprints_are_those_of_a_version_made_from_a_list(database:
         merge = [{"class_names": ["class 2"], "into": "class 1"}]
         new = made(session, base, move=[{"image_ids": [moved], "split": "test"}], merge=merge)
         placed = datasets.placed_pictures(session, new)
-        again = datasets.add_version(
-            session, session.get_one(datasets.Dataset, base.dataset_id), datasets.VersionDraft(placed)
-        )
+        again = add_version(session, session.get_one(datasets.Dataset, base.dataset_id), datasets.VersionDraft(placed))
         for one in ("fingerprint", "test_fingerprint", "class_names", "counts", "image_count"):
             assert getattr(new, one) == getattr(again, one), one
         assert datasets.placed_pictures(session, again) == placed
@@ -101,7 +99,7 @@ def test_a_new_split_is_seeded_and_keeps_groups_whole(database: Database) -> Non
             datasets.Placed(one.image_id, one.sha256, one.filename, one.class_name, one.split, f"g{index // 2}")
             for index, one in enumerate(datasets.placed_pictures(session, base))
         ]
-        base = datasets.add_version(session, dataset, datasets.VersionDraft(grouped))
+        base = add_version(session, dataset, datasets.VersionDraft(grouped))
         new, again = (made(session, base, resplit=wish) for _ in range(2))
         other = made(session, base, resplit={**wish, "seed": 4})
         loose = made(session, base, resplit={**wish, "group_by": "none"})

@@ -17,11 +17,10 @@ from core.database import Database
 from core.errors import Conflict, InputInvalid, NotFound
 from core.freeing import free_rows
 from core.ids import new_id
-from core.issues import record_issues
 from core.new_version import change_version
 from core.tables import Dataset, DatasetVersion, Decision, Image, ImageLook, VersionImage, VersionIssue, utc_now
 from core.version_changes import VersionChanges
-from tests.core.rows import SPLITS, changed, person, version
+from tests.core.rows import SPLITS, add_version, changed, person, record_issues, version
 from tests.core.test_near_checks import at_work
 
 RESPLIT = VersionChanges.model_validate(
@@ -51,7 +50,7 @@ def many(session: Session, count: int) -> DatasetVersion:
     session.execute(insert(Image), [{"id": one.image_id, "sha256": one.sha256, **same} for one in placed])
     looks = [{"image_id": one.image_id, "hashes": b"", "grey": b"", "flags": 1} for one in placed[::7]]
     session.execute(insert(ImageLook), looks)
-    made = datasets.add_version(session, dataset, datasets.VersionDraft(placed))
+    made = add_version(session, dataset, datasets.VersionDraft(placed))
     record_issues(session, made)
     return made
 

@@ -17,7 +17,7 @@ from core.runs import NewRun, create_runs
 from core.storage import blob_key, open_storage
 from core.tables import DatasetVersion, Split
 from core.training_config import parse_config
-from tests.core.rows import RememberingQueue
+from tests.core.rows import RememberingQueue, add_version
 from tests.worker.training.run_folders import tiny_picture
 
 COUNTS = {Split.TRAIN: 8, Split.VALIDATION: 3, Split.TEST: 4}
@@ -55,7 +55,7 @@ def add_tiny_dataset(session: Session, settings: Settings, *, classes: int = 2) 
             facts = {"width": 40, "height": 36, "format": "PNG", "size_bytes": len(data)}
             image_id = datasets.remember_image(session, owner.id, sha256, facts)
             placed.append(datasets.Placed(image_id, sha256, f"c{label}/{number}.png", f"class {label}", split))
-    return datasets.add_version(session, dataset, datasets.VersionDraft(placed))
+    return add_version(session, dataset, datasets.VersionDraft(placed))
 
 
 def queue_run(database: Database, settings: Settings, config: Mapping[str, Any] | None = None) -> str:

@@ -164,7 +164,7 @@ def _draft(
     notes = [*_manifest_notes(contents), *assigned.notes, *guarded.notes, *_double_notes(issues), *case_twins(counts)]
     splits = (ORDER[int(split)] for split in assigned.splits)
     placed = [_placed(*one) for one in zip(kept, splits, guarded.groups, strict=True)]
-    return VersionDraft(placed, notes, issues)
+    return VersionDraft(placed, notes)
 
 
 def _check_kept(splits: Ints, labels: Ints, class_names: list[str], *, by_manifest: bool) -> None:

@@ -3,11 +3,11 @@
 import pytest
 
 from app.dependencies import House
-from core.issues import record_issues
 from core.quality import Flag, bit
 from core.storage import thumbnail_key
 from core.tables import DatasetVersion, Image, ImageLook, NearPair
 from tests.app.people import Belongings, Caller, belongings, original_of
+from tests.core.rows import record_issues
 
 pytestmark = pytest.mark.both_databases
 

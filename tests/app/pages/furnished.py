@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from core import accounts, label_desk, leases, runs, uploads
 from core.config import Settings
 from core.database import Database, database_now, open_database
-from core.datasets import Placed, VersionDraft, add_version, create_dataset, placed_pictures, remember_image
+from core.datasets import Placed, VersionDraft, create_dataset, placed_pictures, remember_image
 from core.presets import PRESETS
 from core.queue import Queue
 from core.storage import open_storage, thumbnail_key
@@ -41,6 +41,7 @@ from core.tables import (
 )
 from core.training_config import parse_config
 from migrations import upgrade
+from tests.core.rows import add_version
 
 CLASSES = ("Avocado", "Banana", "Carrots", "Cucumber", "Garlic", "Ginger", "Kiwi", "Lemon <b>& lime</b>")
 COLOURS = ("#5c7a3a", "#e3c13c", "#d9772b", "#3d7d4a", "#d8cfc2", "#b08c5a", "#7d6b3d", "#e6d84e")
@@ -151,8 +152,8 @@ class _Furnisher:
             "2 exact duplicates were skipped: each is kept once.",
         )
         issues = {"duplicates": 2, "leaks": 0}
-        self.older = add_version(self.session, dataset, VersionDraft(placed[:-30], notes, issues))
-        return add_version(self.session, dataset, VersionDraft(placed, notes, issues))
+        self.older = add_version(self.session, dataset, VersionDraft(placed[:-30], notes), issues)
+        return add_version(self.session, dataset, VersionDraft(placed, notes), issues)
 
     def label_check(self, version: DatasetVersion) -> None:
         """The older version's labels were checked; the newer one counts as made from it."""
