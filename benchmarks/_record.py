@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -116,6 +117,7 @@ class Record:
             old = json.loads(self.path.read_text(encoding="utf-8"))
             if all(old.get(key) == value for key, value in head.items()):
                 self.body["parts"] = old["parts"]
+        self._writing = threading.Lock()
         self.body["command"] = f"python -m benchmarks {name} {' '.join(sys.argv[1:])}".strip()
 
     def part(self, key: str, place: str, **arguments: Any) -> dict[str, Any]:
@@ -142,12 +144,13 @@ class Record:
     def put(self, key: str, found: Mapping[str, Any]) -> None:
         """Write a part."""
         now = datetime.now(UTC)
-        self.body["parts"][key] = {**found, "date": f"{now:%Y-%m-%d %H:%M}", "code": code_version()}
-        self.body["date"] = f"{now:%Y-%m-%d}"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_suffix(".part")
-        aside.write_text(json.dumps(self.body, indent=1), encoding="utf-8")
-        aside.replace(self.path)
+        with self._writing:
+            self.body["parts"][key] = {**found, "date": f"{now:%Y-%m-%d %H:%M}", "code": code_version()}
+            self.body["date"] = f"{now:%Y-%m-%d}"
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            aside = self.path.with_suffix(".part")
+            aside.write_text(json.dumps(self.body, indent=1), encoding="utf-8")
+            aside.replace(self.path)
 
 
 def in_own_process(place: str, **arguments: Any) -> dict[str, Any]:

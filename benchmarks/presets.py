@@ -1,14 +1,16 @@
 """What the presets' settings are worth: test accuracy of each change of the preset standard, set by set and over seeds.
 
-    python -m benchmarks presets [FOLDER ...] [--seeds 3] [--sizes]
+    python -m benchmarks presets [FOLDER ...] [--seeds 3] [--joined] [--sizes] [--jobs 2] [--only "1 view"]
 
-Each folder is a set of its own. Decoded pictures and features are shared by the runs of one call, so it is quick after the first. With
---sizes the folders are joined, and standard is trained on 60 to 1,000 of their training pictures. Accuracy does not depend on how busy the
-machine is.
+Each folder is a set of its own; with --joined all of them are one. Decoded pictures and features are shared by the runs of one call, so it
+is quick after the first. With --sizes the folders are joined, and standard is trained on 60 to 1,000 of their training pictures. Accuracy
+does not depend on how busy the machine is, so --jobs runs go side by side, each with its share of the threads.
 """
 
 import copy
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from benchmarks._record import Record, folders_of, options, settings_of
@@ -42,7 +44,10 @@ def variants() -> dict[str, dict[str, Any]]:
         "cut at b14_add": changed(unfreeze_from="b14_add"),
         "cut at b7_add": changed(unfreeze_from="b7_add"),
         "1 view": changed(views=1),
+        "2 views": changed(views=2),
         "8 views": changed(views=8),
+        "4 epochs": changed(epochs=4),
+        "6 epochs, 3 views": changed(epochs=6, views=3),
         "16 epochs": changed(epochs=16),
         "no label smoothing": changed(label_smoothing=0.0),
         "no moving average": changed(ema_decay=0.0),
@@ -55,26 +60,39 @@ def main() -> None:
     """Measure what is missing and print the table."""
     parser = options(__doc__)
     parser.add_argument("--sizes", action="store_true", help="training-set sizes instead of settings")
+    parser.add_argument("--joined", action="store_true", help="all folders as one set, instead of each as its own")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--only", action="append", help="these variants alone, by name")
     arguments = parser.parse_args()
     folders, most = folders_of(arguments), 120 if arguments.quick else None
     seeds = 1 if arguments.quick else arguments.seeds
-    settings = {**settings_of(folders), "threads": arguments.threads, "most": most}
+    threads = max(1, arguments.threads // arguments.jobs)
+    settings = {**settings_of(folders), "threads": threads, "most": most}
     record = Record("presets", arguments, settings)
     chosen = {name: config for name, config in variants().items() if not arguments.only or name in arguments.only}
-    with tempfile.TemporaryDirectory(prefix="thaw-bench-cache-") as cache:
-        same = {"most": most, "threads": arguments.threads, "cache": cache, "whole": False}
+    together = arguments.joined or arguments.sizes
+    sets = {"joined": folders} if together else {folder.name: [folder] for folder in folders}
+    with (
+        tempfile.TemporaryDirectory(prefix="thaw-bench-cache-") as cache,
+        ThreadPoolExecutor(arguments.jobs) as pool,
+    ):
+
+        def run(key: str, of: list[Path], seed: int, config: dict[str, Any], fewer: int | None) -> None:
+            same = {"most": most, "threads": threads, "cache": cache, "whole": False, "seed": seed}
+            record.part(key, "_thaw:train", **same, folders=[str(one) for one in of], config=config, fewer=fewer)
+
+        waiting = []
         for seed in range(seeds):
-            if arguments.sizes:
-                joined, standard = [str(one) for one in folders], variants()["standard"]
-                for size in SIZES:
-                    key = f"joined/{size} training pictures/{seed}"
-                    record.part(key, "_thaw:train", **same, folders=joined, seed=seed, config=standard, fewer=size)
-                continue
-            for folder in folders:
-                for name, config in chosen.items():
-                    key = f"{folder.name}/{name}/{seed}"
-                    record.part(key, "_thaw:train", **same, folders=[str(folder)], seed=seed, config=config)
+            for name, of in sets.items():
+                if arguments.sizes:
+                    for size in SIZES:
+                        key = f"{name}/{size} training pictures/{seed}"
+                        waiting.append(pool.submit(run, key, of, seed, variants()["standard"], size))
+                    continue
+                for what, config in chosen.items():
+                    waiting.append(pool.submit(run, f"{name}/{what}/{seed}", of, seed, config, None))
+        for one in waiting:
+            one.result()
     print(table(presets_rows(record.body)))
 
 

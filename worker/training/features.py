@@ -20,7 +20,7 @@ from worker.training.run_folder import RunFolder
 from worker.training.segments import PICTURE, Lookup, SegmentStore
 
 # Raise when the same picture, weights and view would give other numbers: features stored before are then no longer found.
-EXTRACTOR_VERSION = 4
+EXTRACTOR_VERSION = 5
 _BATCH = 32
 
 
@@ -67,9 +67,7 @@ def make_extractor(
     def traced() -> Any:
         @tf.function(input_signature=spec)
         def run(pictures: Any, seeds: Any) -> Any:
-            x = tf.cast(pictures, tf.float32)
-            if layer is not None:
-                x = layer(x, seeds)
+            x = tf.cast(pictures, tf.float32) if layer is None else layer.changed(pictures, seeds)
             return tf.cast(frozen(x, training=False) if answer is None else answer(x), storage)
 
         return run

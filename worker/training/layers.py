@@ -9,11 +9,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from core.training_config import Augmentation
+from worker.training.affine import moved
 
 ResizeMode = Literal["crop", "pad", "squash"]
 _PADDED_PIXELS = 64_000_000  # a padded square larger than this would cost gigabytes for a sliver of a picture
 _RANDOM_NUMBERS = 9
-_FILL_MODES = {"reflect": "REFLECT", "nearest": "NEAREST", "constant": "CONSTANT", "wrap": "WRAP"}
 
 
 @keras.saving.register_keras_serializable(package="thaw")
@@ -128,15 +128,19 @@ class AugmentationLayer(keras.layers.Layer):
             seeds = self._own_seeds(tf.shape(images)[0])
         if self.augmentation.changes_nothing:
             return images
+        changed = self.changed(images, seeds)
+        if images.dtype == tf.uint8:
+            return tf.cast(tf.round(changed), tf.uint8)
+        return tf.cast(changed, images.dtype)
+
+    def changed(self, images: Any, seeds: Any) -> Any:
+        """Pictures changed as their seeds say, not rounded: uint8 or float [n, h, w, 3], int32 [n, 2] -> float32 [n, h, w, 3]."""
         draws = tf.map_fn(
             lambda one: tf.random.stateless_uniform((_RANDOM_NUMBERS,), one, -1.0, 1.0),
             tf.convert_to_tensor(seeds),
             fn_output_signature=tf.float32,
         )
-        changed = self._colour(self._move(tf.cast(images, tf.float32), draws), draws)
-        if images.dtype == tf.uint8:
-            return tf.cast(tf.round(changed), tf.uint8)
-        return tf.cast(changed, images.dtype)
+        return self._colour(self._move(images, draws), draws)
 
     def _own_seeds(self, count: Any) -> Any:
         call = self.calls.assign_add(1)
@@ -146,21 +150,12 @@ class AugmentationLayer(keras.layers.Layer):
         wanted = self.augmentation
         geometric = (*wanted.shift, wanted.rotation_degrees, wanted.shear_degrees, wanted.zoom)
         if not (wanted.horizontal_flip or wanted.vertical_flip or any(geometric)):
-            return images
-        size = tf.shape(images)[1:3]
-        moved = tf.raw_ops.ImageProjectiveTransformV3(
-            images=images,
-            transforms=self._transforms(draws, tf.cast(size, tf.float32)),
-            output_shape=size,
-            fill_value=0.0,
-            interpolation="BILINEAR",
-            fill_mode=_FILL_MODES[wanted.fill_mode],
-        )
-        # the operation forgets height and width, which layers behind it choose their kernels by
-        return tf.ensure_shape(moved, images.shape)
+            return tf.cast(images, tf.float32)
+        height, width = images.shape[1:3]
+        return moved(images, self._transforms(draws, (float(height), float(width))), wanted.fill_mode)
 
     def _transforms(self, draws: Any, size: Any) -> Any:
-        """[n, 8]: where each output pixel (x, y) is taken from; turn, shear and zoom about the centre, then flips and shifts."""
+        """[n, 6]: where each output pixel (x, y) is taken from; turn, shear and zoom about the centre, then flips and shifts."""
         wanted = self.augmentation
         turn = draws[:, 0] * math.radians(wanted.rotation_degrees)
         shear = draws[:, 1] * math.radians(wanted.shear_degrees)
@@ -173,9 +168,8 @@ class AugmentationLayer(keras.layers.Layer):
         centre_y, centre_x = (size[0] - 1) / 2, (size[1] - 1) / 2
         from_x = centre_x + draws[:, 6] * wanted.shift[1] * size[1]
         from_y = centre_y + draws[:, 5] * wanted.shift[0] * size[0]
-        zeros = tf.zeros_like(a)
         right, down = centre_x - a * from_x - b * from_y, centre_y - c * from_x - d * from_y
-        return tf.stack([a, b, right, c, d, down, zeros, zeros], axis=1)
+        return tf.stack([a, b, right, c, d, down], axis=1)
 
     def _colour(self, images: Any, draws: Any) -> Any:
         wanted = self.augmentation

@@ -244,12 +244,7 @@ def augmenting(phase: FrozenPhase | FineTunePhase, augmentation: Augmentation) -
     """What a live step does to its pictures: (uint8 [n, H, W, 3], seeds) -> float32; None where they stay as they are."""
     if not phase.augments or augmentation.changes_nothing:
         return None
-    layer = AugmentationLayer(augmentation)
-
-    def augment(x: Any, seeds: Any) -> Any:
-        return layer(tf.cast(x, tf.float32), seeds)
-
-    return augment
+    return AugmentationLayer(augmentation).changed
 
 
 def live_form(network: Network, logits: Logits, *, bfloat16: bool) -> Logits:
