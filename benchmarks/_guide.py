@@ -169,7 +169,7 @@ def _found(
         "fit_s": round(fit, 2),
         "test_s": round(test, 2),
         "epochs_s": [round(one, 3) for one in clock.seconds],
-        "right": [int(one) for one in by_place],
+        "right": "".join("1" if one else "0" for one in by_place),
         "test_accuracy": float(right.mean()),
         "validation_accuracy": [round(one, 4) for one in history["val_sparse_categorical_accuracy"]],
     }

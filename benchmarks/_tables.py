@@ -52,7 +52,7 @@ def fitted(part: dict[str, Any], full: int) -> float:
 
 
 def equal(guide: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]) -> tuple[str, float]:
-    """(sentence on equal accuracy, p of McNemar's exact test on the pooled pictures)."""
+    """(sentence on equal accuracy, p of McNemar's exact test on the pooled pictures); `right` is a text of 1 and 0, picture by picture."""
     ahead = behind = 0
     for one, other in zip(guide, ours, strict=True):
         ahead += sum(b > a for a, b in zip(one["right"], other["right"], strict=True))
@@ -155,6 +155,24 @@ def recipe_notes(body: dict[str, Any]) -> str:
         f"**The guide ran only {epochs[0]} + {epochs[1]} of its 20 + 10 epochs**: its seconds are extrapolated by the median of its "
         "later epochs, its accuracies are those of the fewer epochs, and nothing is judged by either."
     )
+
+
+def quality_rows(body: dict[str, Any]) -> list[Row]:
+    """Test accuracy set by set: the guide's phases against Thaw's."""
+    rows: list[Row] = [("set", "phases", "seeds", "guide, test", "Thaw, test", "equal accuracy")]
+    for name in dict.fromkeys(key.partition("/")[0] for key in body["parts"]):
+        for kind, preset, phases in (
+            ("frozen", "quick", "frozen"),
+            ("drift", "standard", "both, guide as Keras 3 runs it"),
+            ("fixed", "standard", "both, guide with statistics fixed"),
+        ):
+            guide, ours = _parts(body, f"{name}/guide {kind}"), _parts(body, f"{name}/thaw {preset}")
+            few = min(len(guide), len(ours))
+            if few:
+                shown = [_spread([100 * one["test_accuracy"] for one in side[:few]]) for side in (guide, ours)]
+                same = "not judged, a small trial" if body.get("quick") else equal(guide[:few], ours[:few])[0]
+                rows.append((name, phases, str(few), *shown, same))
+    return rows
 
 
 def steps_rows(body: dict[str, Any]) -> list[Row]:
@@ -314,6 +332,7 @@ def presets_rows(body: dict[str, Any]) -> list[Row]:
 
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[Row]]]] = {
     "recipe": ("From JPEG files to the test score", recipe_rows),
+    "quality": ("Accuracy, set by set", quality_rows),
     "steps": ("Train steps", steps_rows),
     "second_run": ("A second run on the same images", second_run_rows),
     "pipeline": ("The input pipeline", pipeline_rows),

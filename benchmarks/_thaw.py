@@ -101,7 +101,7 @@ def train(  # noqa: PLR0913 - one call, in a process of its own
             "phases": ledger.state.results,
             "precision": work.precision,
             "chosen": chosen["phase"],
-            "right": [int(one) for one in right],
+            "right": "".join("1" if one else "0" for one in right),
             "test_accuracy": float(right.mean()),
             "test_accuracies": accuracies,
         }

@@ -10,7 +10,7 @@ from benchmarks._tables import TABLES
 
 _WITHOUT_FOLDERS = {"steps", "memory"}
 _WITH_VALUES = {"--seeds", "--threads"}
-_ASIDE = {"presets"}  # hours, and no question of speed: run by itself
+_ASIDE = {"presets", "quality"}  # hours, and no question of speed: run by themselves
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ Same files, split, backbone, image size, resize. Guide: 20 + 10 epochs, the seco
 statistics fixed. Thaw: the presets quick and standard, caches empty. Both after importing TensorFlow, tracing included. Parts that the
 result file has already are not measured again, so a run may be stopped and gone on with.
 
-    python -m benchmarks recipe [FOLDER ...] [--seeds 3] [--phases frozen|both] [--epochs 20 10]
+    python -m benchmarks recipe [FOLDER ...] [--seeds 3] [--fixed 1] [--phases frozen|both] [--epochs 20 10]
 
 With fewer --epochs than 20 and 10 the guide's time is extrapolated from its later epochs, and its accuracy is that of fewer epochs; the
 table says so.
@@ -22,6 +22,9 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--phases", choices=("frozen", "both"), default="both")
     parser.add_argument("--epochs", type=int, nargs=2, default=FULL, help="of the guide's two phases")
+    parser.add_argument(
+        "--fixed", type=int, default=3, help="seeds for which the guide runs with statistics fixed, too"
+    )
     arguments = parser.parse_args()
     named = folders_of(arguments)
     folders = [str(one) for one in named]
@@ -37,7 +40,7 @@ def main() -> None:
         record.part(f"guide frozen/{seed}", "_guide:frozen_phase", **same, epochs=epochs[0], weights=weights)
         if arguments.phases == "both":
             record.part(f"thaw standard/{seed}", "_thaw:train", **same, config=_preset("standard"))
-            for kind, fixed in (("drift", False), ("fixed", True)):
+            for kind, fixed in (("drift", False), ("fixed", True))[: 2 if seed < arguments.fixed else 1]:
                 tuned = {"epochs": epochs[1], "weights": weights, "fixed": fixed}
                 record.part(f"guide {kind}/{seed}", "_guide:tune_phase", **same, **tuned)
     print(table(recipe_rows(record.body)))

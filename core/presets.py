@@ -44,10 +44,11 @@ class Preset:
 # (33 classes, 1,000 train) .912 (.896, .902), in less time. Cross-validation sets the strength, so the last iteration is kept.
 _HEAD_ON_FEATURES = FrozenPhase(epochs=100, keep="last", optimizer=Optimizer(name="lbfgs"))
 
+# Measured: docs/decisions/0006-presets.md
 _TOP_OF_THE_BACKBONE = FineTunePhase(
-    epochs=8,
+    epochs=6,
     unfreeze_from="b10_add",
-    views=4,
+    views=3,
     ema_decay=0.98,
     optimizer=Optimizer(name="adamw", learning_rate=0.0003),
     schedule=Schedule(name="cosine", warmup_epochs=1),

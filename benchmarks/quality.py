@@ -1,0 +1,55 @@
+"""Is Thaw as accurate as the Keras guide's recipe on every set of pictures? Each folder is a set of its own: frozen phase, and both phases.
+
+Same files, split, backbone, image size and resize; guide: 20 + 10 epochs, the second phase as Keras 3 runs it (BatchNorm drifts) and with
+statistics fixed; Thaw: the presets quick and standard. Seconds do not matter here, so --jobs parts run side by side, each with its share of
+the threads. Parts that the result file has already are not measured again.
+
+    python -m benchmarks quality [FOLDER ...] [--seeds 3] [--jobs 2]
+"""
+
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks._record import TRIED, Record, folders_of, options, settings_of
+from benchmarks._tables import quality_rows, table
+from benchmarks.recipe import FULL
+from core.presets import PRESETS
+
+
+def main() -> None:
+    """Measure what is missing and print the table."""
+    parser = options(__doc__)
+    parser.add_argument("--jobs", type=int, default=1, help="parts side by side")
+    arguments = parser.parse_args()
+    folders, seeds, epochs, most = folders_of(arguments), arguments.seeds, FULL, None
+    if arguments.quick:
+        seeds, epochs, most = 1, (2, 1), 60
+    threads = max(1, arguments.threads // arguments.jobs)
+    record = Record("quality", arguments, {**settings_of(folders), "epochs": epochs, "most": most, "threads": threads})
+    with (
+        tempfile.TemporaryDirectory(prefix="thaw-bench-cache-") as cache,
+        ThreadPoolExecutor(arguments.jobs) as pool,
+    ):
+
+        def one_set(folder: Path, seed: int) -> None:
+            same = {"folders": [str(folder)], "seed": seed, "most": most, "threads": threads}
+            weights = str(TRIED / "weights" / f"quality-{folder.name}-{most or 'all'}-{seed}.weights.h5")
+            for preset in ("quick", "standard"):
+                config = PRESETS[preset].config.model_dump(mode="json")
+                key = f"{folder.name}/thaw {preset}/{seed}"
+                record.part(key, "_thaw:train", **same, config=config, cache=cache, whole=False)
+            key = f"{folder.name}/guide frozen/{seed}"
+            record.part(key, "_guide:frozen_phase", **same, epochs=epochs[0], weights=weights)
+            for kind, fixed in (("drift", False), ("fixed", True)):
+                tuned = {"epochs": epochs[1], "weights": weights, "fixed": fixed}
+                record.part(f"{folder.name}/guide {kind}/{seed}", "_guide:tune_phase", **same, **tuned)
+
+        waiting = [pool.submit(one_set, folder, seed) for seed in range(seeds) for folder in folders]
+        for one in waiting:
+            one.result()
+    print(table(quality_rows(record.body)))
+
+
+if __name__ == "__main__":
+    main()
