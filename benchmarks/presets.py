@@ -36,6 +36,7 @@ def variants() -> dict[str, dict[str, Any]]:
                 config[name] = value
         return config
 
+    larger = {"backbone": "efficientnet_lite2", "image_size": (260, 260), "unfreeze_from": "b14_add"}
     return {
         "standard": standard,
         "best": PRESETS["best"].config.model_dump(mode="json"),
@@ -44,12 +45,17 @@ def variants() -> dict[str, dict[str, Any]]:
         "cut at b14_add": changed(unfreeze_from="b14_add"),
         "cut at b7_add": changed(unfreeze_from="b7_add"),
         "cut at b7_add, 12 epochs, 4 views": changed(unfreeze_from="b7_add", epochs=12, views=4),
+        "256 pixels, cut at b7_add, 14 epochs, 8 views": changed(
+            image_size=(256, 256), unfreeze_from="b7_add", epochs=14, views=8, ema_decay=0.99
+        ),
         "cut at b4_add": changed(unfreeze_from="b4_add"),
         "1 view": changed(views=1),
         "6 views": changed(views=6),
         "4 epochs": changed(epochs=4),
         "8 epochs, 4 views": changed(epochs=8, views=4),
         "16 epochs": changed(epochs=16),
+        "Lite2 at 260 pixels": changed(**larger),
+        "Lite2 at 260 pixels, 10 epochs, 4 views": changed(**larger, epochs=10, views=4),
         "no label smoothing": changed(label_smoothing=0.0),
         "no moving average": changed(ema_decay=0.0),
         "neither": changed(label_smoothing=0.0, ema_decay=0.0),
