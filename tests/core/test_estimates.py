@@ -15,6 +15,7 @@ from tests.core.rows import person, version
 pytestmark = pytest.mark.both_databases
 
 STANDARD = PRESETS["standard"].config
+VIEWS, EPOCHS = 3, 6  # of its fine-tune phase
 COUNTS = Counts(700, 150, 150, 3)
 SPEEDS: dict[str, Any] = {
     "build": 1.0,
@@ -37,8 +38,8 @@ def parts(config: TrainingConfig, counts: Counts = COUNTS, *, known: bool = Fals
 
 
 def test_a_phase_costs_its_trace_its_views_and_its_epochs() -> None:
-    once = 4.0 + 700 * 4 * 0.003 + 150 * 0.002
-    epochs = 8 * (700 + 0.35 * 150) * 0.004
+    once = 4.0 + 700 * VIEWS * 0.003 + 150 * 0.002
+    epochs = EPOCHS * (700 + 0.35 * 150) * 0.004
     assert parts(STANDARD)["phase_1"] == pytest.approx(once + epochs)
 
 
@@ -52,7 +53,7 @@ def test_more_epochs_views_and_pictures_take_longer_and_known_features_less() ->
 
 def test_steps_per_epoch_count_instead_of_pictures() -> None:
     few = parts(changed(steps_per_epoch=2))["phase_1"]
-    assert parts(STANDARD)["phase_1"] - few == pytest.approx(8 * (700 - 64) * 0.004)
+    assert parts(STANDARD)["phase_1"] - few == pytest.approx(EPOCHS * (700 - 64) * 0.004)
 
 
 def test_epochs_rates_and_seeds_do_not_change_the_shape_but_thawing_and_size_do() -> None:

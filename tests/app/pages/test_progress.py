@@ -9,7 +9,7 @@ from core.tables import Run, RunStatus
 
 def run(status: RunStatus, **progress: Any) -> Run:
     config = PRESETS["standard"].config.model_dump(mode="json")
-    config["phases"][0]["epochs"] = 20
+    config["phases"][0]["epochs"], config["phases"][1]["epochs"] = 20, 8
     return Run(config=config, status=status, progress=progress, cancel_requested_at=None)
 
 
