@@ -14,6 +14,7 @@ from worker.training.affine import moved
 ResizeMode = Literal["crop", "pad", "squash"]
 _PADDED_PIXELS = 64_000_000  # a padded square larger than this would cost gigabytes for a sliver of a picture
 _RANDOM_NUMBERS = 9
+_PACKET = 16  # float32 numbers in the widest registers
 
 
 @keras.saving.register_keras_serializable(package="thaw")
@@ -152,7 +153,11 @@ class AugmentationLayer(keras.layers.Layer):
         if not (wanted.horizontal_flip or wanted.vertical_flip or any(geometric)):
             return tf.cast(images, tf.float32)
         height, width = images.shape[1:3]
-        return moved(images, self._transforms(draws, (float(height), float(width))), wanted.fill_mode)
+        # in whole packets: a processor's sine of the few numbers after the last one differs in its last digit
+        count = tf.shape(draws)[0]
+        whole = tf.pad(draws, [[0, -count % _PACKET], [0, 0]])
+        transforms = self._transforms(whole, (float(height), float(width)))[:count]
+        return moved(images, transforms, wanted.fill_mode)
 
     def _transforms(self, draws: Any, size: Any) -> Any:
         """[n, 6]: where each output pixel (x, y) is taken from; turn, shear and zoom about the centre, then flips and shifts."""
