@@ -14,6 +14,7 @@ from benchmarks._sets import read_set, write_run_folder
 from benchmarks._thaw import open_run
 from core.presets import PRESETS
 from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig, parse_config
+from worker.training.affine import moved
 from worker.training.features import Extractor, FeatureStore, make_extractor
 from worker.training.layers import picture_seeds
 from worker.training.learner import Batches, Learner, logits_of
@@ -73,6 +74,33 @@ def thaw_steps(threads: int, seconds: float) -> dict[str, Any]:
         assert isinstance(tuned, FineTunePhase)
         found[name] = _rate(_step(standard, tuned, first), BATCH, seconds)
     return {**found, "precision": "bfloat16" if computes_in_bfloat16() else "float32"}
+
+
+def augmentation(threads: int, seconds: float) -> dict[str, Any]:
+    """A turn of every picture of a batch, as the preset standard turns them: TensorFlow's own operation, and Thaw's."""
+    import tensorflow as tf  # noqa: PLC0415 - beside its use
+
+    prepare_tensorflow(threads)
+    random = np.random.default_rng(0)
+    pictures = tf.constant(random.integers(0, 256, (BATCH, *SIZE, 3), dtype=np.uint8))
+    angles = np.radians(random.uniform(-36, 36, BATCH))
+    zeros, half = np.zeros(BATCH), (SIZE[0] - 1) / 2
+    a, b = np.cos(angles), np.sin(angles)
+    turns = np.stack([a, -b, half * (1 - a + b), b, a, half * (1 - a - b), zeros, zeros], axis=1).astype(np.float32)
+
+    @tf.function
+    def stock() -> Any:
+        return tf.raw_ops.ImageProjectiveTransformV3(
+            images=tf.cast(pictures, tf.float32),
+            transforms=turns,
+            output_shape=SIZE,
+            fill_value=0.0,
+            interpolation="BILINEAR",
+            fill_mode="REFLECT",
+        )
+
+    ours = tf.function(lambda: moved(pictures, turns[:, :6], "reflect"))
+    return {"tensorflow": _rate(stock, BATCH, seconds), "thaw": _rate(ours, BATCH, seconds)}
 
 
 def _step(config: TrainingConfig, phase: FineTunePhase, first: str | None) -> Callable[[], Any]:

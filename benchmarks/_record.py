@@ -12,7 +12,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -151,6 +152,14 @@ class Record:
             aside = self.path.with_suffix(".part")
             aside.write_text(json.dumps(self.body, indent=1), encoding="utf-8")
             aside.replace(self.path)
+
+
+def side_by_side(jobs: int, works: Iterable[Callable[[], Any]]) -> None:
+    """Do all works, so many at a time; the first error is raised when all have ended."""
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = [pool.submit(work) for work in works]
+    for one in waiting:
+        one.result()
 
 
 def in_own_process(place: str, **arguments: Any) -> dict[str, Any]:

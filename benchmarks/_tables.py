@@ -190,6 +190,12 @@ def steps_rows(body: dict[str, Any]) -> list[Row]:
         ratio = _mean(rates) / _mean(base)
         verdict = "" if target is None else _verdict(body, ratio, *target)
         rows.append((f"Thaw, {name}, {ours[0]['precision']}", _spread(rates), f"{ratio:.1f}", verdict))
+    turned = _parts(body, "augmentation")
+    if turned:
+        stock, own = ([one[side] for one in turned] for side in ("tensorflow", "thaw"))
+        rows.append(("augmentation alone, TensorFlow's operation", _spread(stock), "", ""))
+        times = f"{_mean(own) / _mean(stock):.1f} times TensorFlow's"
+        rows.append(("augmentation alone, Thaw", _spread(own), times, ""))
     return rows
 
 

@@ -9,11 +9,10 @@ does not depend on how busy the machine is, so --jobs runs go side by side, each
 
 import copy
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from benchmarks._record import Record, folders_of, options, settings_of
+from benchmarks._record import Record, folders_of, options, settings_of, side_by_side
 from benchmarks._tables import presets_rows, table
 from core.presets import PRESETS
 
@@ -77,29 +76,22 @@ def main() -> None:
     settings = {**settings_of(folders), "threads": threads, "most": most}
     record = Record("presets", arguments, settings)
     chosen = {name: config for name, config in variants().items() if not arguments.only or name in arguments.only}
+    standard = variants()["standard"]
     together = arguments.joined or arguments.sizes
     sets = {"joined": folders} if together else {folder.name: [folder] for folder in folders}
-    with (
-        tempfile.TemporaryDirectory(prefix="thaw-bench-cache-") as cache,
-        ThreadPoolExecutor(arguments.jobs) as pool,
-    ):
-
-        def run(key: str, of: list[Path], seed: int, config: dict[str, Any], fewer: int | None) -> None:
-            same = {"most": most, "threads": threads, "cache": cache, "whole": False, "seed": seed}
-            record.part(key, "_thaw:train", **same, folders=[str(one) for one in of], config=config, fewer=fewer)
-
-        waiting = []
+    with tempfile.TemporaryDirectory(prefix="thaw-bench-cache-") as cache:
+        same = {"most": most, "threads": threads, "cache": cache, "whole": False}
+        works = []
         for seed in range(seeds):
             for name, of in sets.items():
+                shared = {**same, "folders": [str(one) for one in of], "seed": seed}
                 if arguments.sizes:
-                    for size in SIZES:
-                        key = f"{name}/{size} training pictures/{seed}"
-                        waiting.append(pool.submit(run, key, of, seed, variants()["standard"], size))
-                    continue
-                for what, config in chosen.items():
-                    waiting.append(pool.submit(run, f"{name}/{what}/{seed}", of, seed, config, None))
-        for one in waiting:
-            one.result()
+                    wanted = {f"{size} training pictures": {"config": standard, "fewer": size} for size in SIZES}
+                else:
+                    wanted = {what: {"config": config} for what, config in chosen.items()}
+                for what, own in wanted.items():
+                    works.append(partial(record.part, f"{name}/{what}/{seed}", "_thaw:train", **shared, **own))
+        side_by_side(arguments.jobs, works)
     print(table(presets_rows(record.body)))
 
 

@@ -8,13 +8,12 @@ the threads. Parts that the result file has already are not measured again.
 """
 
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from benchmarks._record import TRIED, Record, folders_of, options, settings_of
+from benchmarks._record import TRIED, Record, folders_of, options, settings_of, side_by_side
 from benchmarks._tables import quality_rows, table
-from benchmarks.recipe import FULL
-from core.presets import PRESETS
+from benchmarks.recipe import FULL, preset_config
 
 
 def main() -> None:
@@ -27,27 +26,21 @@ def main() -> None:
         seeds, epochs, most = 1, (2, 1), 60
     threads = max(1, arguments.threads // arguments.jobs)
     record = Record("quality", arguments, {**settings_of(folders), "epochs": epochs, "most": most, "threads": threads})
-    with (
-        tempfile.TemporaryDirectory(prefix="thaw-bench-cache-") as cache,
-        ThreadPoolExecutor(arguments.jobs) as pool,
-    ):
+    with tempfile.TemporaryDirectory(prefix="thaw-bench-cache-") as cache:
 
         def one_set(folder: Path, seed: int) -> None:
             same = {"folders": [str(folder)], "seed": seed, "most": most, "threads": threads}
             weights = str(TRIED / "weights" / f"quality-{folder.name}-{most or 'all'}-{seed}.weights.h5")
             for preset in ("quick", "standard"):
-                config = PRESETS[preset].config.model_dump(mode="json")
-                key = f"{folder.name}/thaw {preset}/{seed}"
-                record.part(key, "_thaw:train", **same, config=config, cache=cache, whole=False)
+                own = {"config": preset_config(preset), "cache": cache, "whole": False}
+                record.part(f"{folder.name}/thaw {preset}/{seed}", "_thaw:train", **same, **own)
             key = f"{folder.name}/guide frozen/{seed}"
             record.part(key, "_guide:frozen_phase", **same, epochs=epochs[0], weights=weights)
-            for kind, fixed in (("drift", False), ("fixed", True)):
-                tuned = {"epochs": epochs[1], "weights": weights, "fixed": fixed}
+            for kind in ("drift", "fixed"):
+                tuned = {"epochs": epochs[1], "weights": weights, "fixed": kind == "fixed"}
                 record.part(f"{folder.name}/guide {kind}/{seed}", "_guide:tune_phase", **same, **tuned)
 
-        waiting = [pool.submit(one_set, folder, seed) for seed in range(seeds) for folder in folders]
-        for one in waiting:
-            one.result()
+        side_by_side(arguments.jobs, [partial(one_set, folder, seed) for seed in range(seeds) for folder in folders])
     print(table(quality_rows(record.body)))
 
 

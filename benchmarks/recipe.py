@@ -36,17 +36,18 @@ def main() -> None:
     for seed in range(seeds):
         same = {"folders": folders, "seed": seed, "most": most, "threads": arguments.threads}
         weights = str(TRIED / "weights" / f"{record.path.stem}-{most or 'all'}-{epochs[0]}-{seed}.weights.h5")
-        record.part(f"thaw quick/{seed}", "_thaw:train", **same, config=_preset("quick"))
+        record.part(f"thaw quick/{seed}", "_thaw:train", **same, config=preset_config("quick"))
         record.part(f"guide frozen/{seed}", "_guide:frozen_phase", **same, epochs=epochs[0], weights=weights)
         if arguments.phases == "both":
-            record.part(f"thaw standard/{seed}", "_thaw:train", **same, config=_preset("standard"))
-            for kind, fixed in (("drift", False), ("fixed", True))[: 2 if seed < arguments.fixed else 1]:
-                tuned = {"epochs": epochs[1], "weights": weights, "fixed": fixed}
+            record.part(f"thaw standard/{seed}", "_thaw:train", **same, config=preset_config("standard"))
+            for kind in ("drift", "fixed") if seed < arguments.fixed else ("drift",):
+                tuned = {"epochs": epochs[1], "weights": weights, "fixed": kind == "fixed"}
                 record.part(f"guide {kind}/{seed}", "_guide:tune_phase", **same, **tuned)
     print(table(recipe_rows(record.body)))
 
 
-def _preset(name: str) -> dict[str, object]:
+def preset_config(name: str) -> dict[str, object]:
+    """A preset's settings as JSON."""
     return PRESETS[name].config.model_dump(mode="json")
 
 

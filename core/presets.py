@@ -74,8 +74,8 @@ _ALL = (
         id="best",
         title="Best",
         description=(
-            "More of the backbone thawed, more views and epochs: twice the time of Standard, for the last bit, if there "
-            "is one."
+            "More of the backbone thawed, more views and epochs: fine-tuning takes twice as long, for the last bit, if "
+            "there is one."
         ),
         config=TrainingConfig(phases=(_HEAD_ON_FEATURES, _MORE_OF_THE_BACKBONE)),
     ),
