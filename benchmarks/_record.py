@@ -101,7 +101,8 @@ def _versions() -> dict[str, str]:
 
 
 class Record:
-    """One benchmark's result.
+    """One benchmark's result: `NAME.json` of the folder of results, or on another machine than that file's `NAME.MACHINE.json`, so that
+    measuring here never takes away what was measured there.
 
     Args:
         name: of the benchmark.
@@ -110,8 +111,9 @@ class Record:
     """
 
     def __init__(self, name: str, arguments: argparse.Namespace, settings: Mapping[str, Any]) -> None:
-        self.path: Path = arguments.json or (TRIED if arguments.quick else RESULTS) / f"{name}.json"
-        head = {"benchmark": name, "machine": machine(), "settings": json.loads(json.dumps(settings))}
+        here = machine()
+        self.path: Path = arguments.json or _result_file(TRIED if arguments.quick else RESULTS, name, here)
+        head = {"benchmark": name, "machine": here, "settings": json.loads(json.dumps(settings))}
         head["quick"] = arguments.quick
         self.body: dict[str, Any] = {**head, "parts": {}}
         if self.path.is_file() and not arguments.fresh:
@@ -152,6 +154,16 @@ class Record:
             aside = self.path.with_suffix(".part")
             aside.write_text(json.dumps(self.body, indent=1), encoding="utf-8")
             aside.replace(self.path)
+
+
+def _result_file(folder: Path, name: str, here: Mapping[str, Any]) -> Path:
+    """Where this machine's result belongs; versions of libraries make no other machine."""
+    path = folder / f"{name}.json"
+    if path.is_file():
+        there = json.loads(path.read_text(encoding="utf-8"))["machine"]
+        if any(there[key] != here[key] for key in ("processor", "features", "cores", "memory_GB")):
+            return folder / f"{name}.{'-'.join([*here['features'][-1:], str(here['cores'])])}.json"
+    return path
 
 
 def side_by_side(jobs: int, works: Iterable[Callable[[], Any]]) -> None:

@@ -21,8 +21,13 @@ def table(rows: Sequence[Row]) -> str:
 
 def _parts(body: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     """The parts `kind/0`, `kind/1`, ... in order."""
-    found = {int(key.rpartition("/")[2]): part for key, part in body["parts"].items() if key.rpartition("/")[0] == kind}
+    found = _by_seed(body, kind)
     return [found[number] for number in sorted(found)]
+
+
+def _by_seed(body: dict[str, Any], kind: str) -> dict[int, dict[str, Any]]:
+    """Number -> the part `kind/number`."""
+    return {int(key.rpartition("/")[2]): part for key, part in body["parts"].items() if key.rpartition("/")[0] == kind}
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -146,6 +151,34 @@ def _recipe_row(
     )
 
 
+def pooled_rows(bodies: Sequence[dict[str, Any]]) -> list[Row]:
+    """Equal accuracy over the seeds of several machines: which pictures are right hardly depends on the machine, seconds do."""
+    together: dict[str, Any] = {"parts": {}}
+    for body in reversed(bodies):  # a seed that several have counts once, as the first has it
+        if list(body["settings"]["epochs"]) == _FULL:
+            together["parts"] |= body["parts"]
+    rows: list[Row] = [("phases", "seeds", "guide, test", "Thaw, test", "equal accuracy")]
+    for name, guide, ours in (
+        ("frozen", "guide frozen", "thaw quick"),
+        ("both, guide as Keras 3 runs it", "guide drift", "thaw standard"),
+        ("both, guide with statistics fixed", "guide fixed", "thaw standard"),
+    ):
+        rows += _accuracy_row(together, (name,), guide, ours)
+    return rows
+
+
+def _accuracy_row(body: dict[str, Any], names: Sequence[str], guide: str, ours: str) -> list[Row]:
+    """The row (names, seeds that both have, test accuracies, whether equal), or none."""
+    sides = [_by_seed(body, kind) for kind in (guide, ours)]
+    seeds = sorted(set(sides[0]) & set(sides[1]))
+    if not seeds:
+        return []
+    pairs = [[side[seed] for seed in seeds] for side in sides]
+    shown = [_spread([100 * one["test_accuracy"] for one in side]) for side in pairs]
+    same = "not judged, a small trial" if body.get("quick") else equal(*pairs)[0]
+    return [(*names, str(len(seeds)), *shown, same)]
+
+
 def recipe_notes(body: dict[str, Any]) -> str:
     """What must be said beside the table."""
     epochs = body["settings"]["epochs"]
@@ -166,12 +199,7 @@ def quality_rows(body: dict[str, Any]) -> list[Row]:
             ("drift", "standard", "both, guide as Keras 3 runs it"),
             ("fixed", "standard", "both, guide with statistics fixed"),
         ):
-            guide, ours = _parts(body, f"{name}/guide {kind}"), _parts(body, f"{name}/thaw {preset}")
-            few = min(len(guide), len(ours))
-            if few:
-                shown = [_spread([100 * one["test_accuracy"] for one in side[:few]]) for side in (guide, ours)]
-                same = "not judged, a small trial" if body.get("quick") else equal(guide[:few], ours[:few])[0]
-                rows.append((name, phases, str(few), *shown, same))
+            rows += _accuracy_row(body, (name, phases), f"{name}/guide {kind}", f"{name}/thaw {preset}")
     return rows
 
 

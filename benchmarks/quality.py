@@ -10,6 +10,7 @@ the threads. Parts that the result file has already are not measured again.
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks._record import TRIED, Record, folders_of, options, settings_of, side_by_side
 from benchmarks._tables import quality_rows, table
@@ -28,19 +29,29 @@ def main() -> None:
     record = Record("quality", arguments, {**settings_of(folders), "epochs": epochs, "most": most, "threads": threads})
     with tempfile.TemporaryDirectory(prefix="thaw-bench-cache-") as cache:
 
-        def one_set(folder: Path, seed: int) -> None:
-            same = {"folders": [str(folder)], "seed": seed, "most": most, "threads": threads}
-            weights = str(TRIED / "weights" / f"quality-{folder.name}-{most or 'all'}-{seed}.weights.h5")
+        def settings(folder: Path, seed: int) -> dict[str, Any]:
+            return {"folders": [str(folder)], "seed": seed, "most": most, "threads": threads}
+
+        def weights(folder: Path, seed: int) -> str:
+            return str(TRIED / "weights" / f"quality-{folder.name}-{most or 'all'}-{seed}.weights.h5")
+
+        def thaw_and_frozen(folder: Path, seed: int) -> None:
+            same = settings(folder, seed)
             for preset in ("quick", "standard"):
                 own = {"config": preset_config(preset), "cache": cache, "whole": False}
                 record.part(f"{folder.name}/thaw {preset}/{seed}", "_thaw:train", **same, **own)
-            key = f"{folder.name}/guide frozen/{seed}"
-            record.part(key, "_guide:frozen_phase", **same, epochs=epochs[0], weights=weights)
-            for kind in ("drift", "fixed"):
-                tuned = {"epochs": epochs[1], "weights": weights, "fixed": kind == "fixed"}
-                record.part(f"{folder.name}/guide {kind}/{seed}", "_guide:tune_phase", **same, **tuned)
+            frozen = {"epochs": epochs[0], "weights": weights(folder, seed)}
+            record.part(f"{folder.name}/guide frozen/{seed}", "_guide:frozen_phase", **same, **frozen)
 
-        side_by_side(arguments.jobs, [partial(one_set, folder, seed) for seed in range(seeds) for folder in folders])
+        def both(kind: str, folder: Path, seed: int) -> None:
+            tuned = {"epochs": epochs[1], "weights": weights(folder, seed), "fixed": kind == "fixed"}
+            record.part(f"{folder.name}/guide {kind}/{seed}", "_guide:tune_phase", **settings(folder, seed), **tuned)
+
+        # The stronger opponent first: a measurement that is cut off has said more by then.
+        pairs = [(folder, seed) for seed in range(seeds) for folder in folders]
+        side_by_side(arguments.jobs, [partial(thaw_and_frozen, *pair) for pair in pairs])
+        for kind in ("fixed", "drift"):
+            side_by_side(arguments.jobs, [partial(both, kind, *pair) for pair in pairs])
     print(table(quality_rows(record.body)))
 
 

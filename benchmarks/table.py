@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._record import RESULTS
-from benchmarks._tables import TABLES, recipe_notes, table
+from benchmarks._tables import TABLES, pooled_rows, recipe_notes, table
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 _TOP = """# Benchmarks
@@ -28,16 +28,22 @@ def page(results: Path) -> str:
     """The whole page."""
     sections = [_TOP]
     for name, (title, rows) in TABLES.items():
-        path = results / f"{name}.json"
         sections.append(f"## {title}\n")
         module = importlib.import_module(f"benchmarks.{name}")
         sections.append(" ".join((module.__doc__ or "").split("\n\n")[0].split()) + "\n")
-        if not path.is_file():
+        bodies = [json.loads(path.read_text(encoding="utf-8")) for path in _result_files(results, name)]
+        if not bodies:
             sections.append(f"Not measured yet: `python -m benchmarks {name}`.\n")
-            continue
-        body = json.loads(path.read_text(encoding="utf-8"))
-        sections += [table(rows(body)) + "\n", _facts(name, body)]
+        for body in bodies:
+            sections += [table(rows(body)) + "\n", _facts(name, body)]
+        if name == "recipe" and len(bodies) > 1:
+            sections.append(f"Test accuracy of all seeds of all machines together:\n\n{table(pooled_rows(bodies))}\n")
     return "\n".join(sections)
+
+
+def _result_files(results: Path, name: str) -> list[Path]:
+    """A benchmark's files: the first machine's, then other machines'."""
+    return [path for path in (results / f"{name}.json", *sorted(results.glob(f"{name}.*.json"))) if path.is_file()]
 
 
 def _facts(name: str, body: dict[str, Any]) -> str:

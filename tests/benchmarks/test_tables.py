@@ -10,7 +10,7 @@ from PIL import Image
 from benchmarks import _record
 from benchmarks._record import RESULTS, Record, folders_of, settings_of
 from benchmarks._sets import read_set
-from benchmarks._tables import equal, fitted, memory_rows, recipe_rows, steps_rows
+from benchmarks._tables import equal, fitted, memory_rows, pooled_rows, recipe_rows, steps_rows
 from benchmarks.table import PAGE, page
 
 
@@ -129,6 +129,45 @@ def test_parts_of_other_pictures_or_of_a_small_trial_are_not_kept(
     assert Record("presets", _arguments(result), two).body["parts"] == {}
     assert Record("presets", _arguments(result, quick=True), one).body["parts"] == {}
     assert str(tmp_path) not in json.dumps(json.loads(result.read_text())["settings"])
+
+
+def test_another_machine_gets_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def on(features: list[str], tensorflow: str = "1") -> Record:
+        here = {
+            "processor": "P",
+            "features": features,
+            "cores": 2,
+            "memory_GB": 8,
+            "versions": {"tensorflow": tensorflow},
+        }
+        monkeypatch.setattr(_record, "machine", lambda: here)
+        return Record("recipe", argparse.Namespace(json=None, quick=False, fresh=False), {"epochs": [20, 10]})
+
+    monkeypatch.setattr(_record, "RESULTS", tmp_path)
+    on(["avx2", "avx512f"]).put("guide frozen/0", {"test_accuracy": 0.5})
+    other = on(["avx2"])
+    assert other.path == tmp_path / "recipe.avx2-2.json"
+    assert other.body["parts"] == {}
+    other.put("guide frozen/2", {"test_accuracy": 0.6})
+    assert list(on(["avx2", "avx512f"]).body["parts"]) == ["guide frozen/0"]
+    assert list(on(["avx2"]).body["parts"]) == ["guide frozen/2"]
+    assert on(["avx2", "avx512f"], tensorflow="2").path == tmp_path / "recipe.json"
+
+
+def test_accuracy_of_several_machines_is_pooled_and_a_seed_counts_once() -> None:
+    one, other = _recipe(20, 10), _recipe(20, 10)
+    worse = {**one["parts"]["thaw quick/0"], "right": "1" * 80 + "0" * 20, "test_accuracy": 0.8}
+    other["parts"] |= {"thaw quick/0": worse, "guide frozen/2": one["parts"]["guide frozen/0"], "thaw quick/2": worse}
+    frozen, both = pooled_rows([one, other])[1:]
+    assert frozen == (
+        "frozen",
+        "2",
+        "90.0 (90.0 to 90.0)",
+        "85.0 (80.0 to 90.0)",
+        "no: 0 pictures gained, 10 lost, p = 0.002",
+    )
+    assert both[1] == "1"
+    assert len(pooled_rows([_recipe(2, 1)])) == 1  # fewer epochs are another recipe
 
 
 def test_folders_of_the_same_name_are_refused(tmp_path: Path) -> None:
