@@ -14,8 +14,8 @@ _TOP = """# Benchmarks
 
 Written by `python -m benchmarks table` from the files in `benchmarks/results`; do not edit. `make bench` measures everything,
 `make bench ARGS="recipe --seeds 3"` one of them; `--quick` tries it small, `--help` says the rest. Each compares both sides in one run on
-one machine: the same files, split, backbone (EfficientNet-Lite0, 224 px), batch size and threads, every part in a process of its own,
-three seeds unless said otherwise. Any folder of class folders may be named; without one, the five sample sets are joined (33 classes,
+one machine: the same files, split, backbone (EfficientNet-Lite0, 224 px), batch size and threads, every part in a process of its own.
+Any folder of class folders may be named; without one, the five sample sets are joined (33 classes,
 1,770 pictures, split anew by each seed: 1,000 train, about 260 validation, the rest test).
 
 **Equal accuracy** means: mean test accuracy over the seeds at most 0.5 points lower than the guide's, and McNemar's exact test on the
@@ -53,13 +53,15 @@ def _facts(name: str, body: dict[str, Any]) -> str:
     loads = [max(part["load_before_and_after"]) for part in parts if "load_before_and_after" in part]
     load = f" Load average beside the parts: at most {max(loads):.1f}." if loads else ""
     codes = ", ".join(sorted({str(part["code"]) for part in parts}))
+    seeds = len({key.rpartition("/")[2] for key in body["parts"] if key.rpartition("/")[2].isdecimal()})
+    times = f" Repeated with {seeds} seeds." if seeds > 1 else ""
     notes = f" {recipe_notes(body)}" if name == "recipe" else ""
     folders = body["settings"].get("folders")
     data = f" Pictures: {', '.join(folders)}." if folders else ""
     size = " **A small trial (`--quick`), not a result.**" if body.get("quick") else ""
     return (
         f"{body['date']}, {machine['cores']} cores of {machine['processor']} ({', '.join(machine['features'])}), "
-        f"{machine['memory_GB']} GB; {versions}; code {codes}.{load}{data}{notes}{size} Command: `{body['command']}`.\n"
+        f"{machine['memory_GB']} GB; {versions}; code {codes}.{times}{load}{data}{notes}{size} Command: `{body['command']}`.\n"
     )
 
 
