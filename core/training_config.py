@@ -5,6 +5,7 @@ Checked without TensorFlow: names of layers and sizes come from the catalogue (`
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from core.backbones import BACKBONES, Backbone
+from core.backbones import BACKBONES, Backbone, variables_of
 from core.errors import ConfigInvalid, FieldProblem
 
 LearningRate = Annotated[float, Field(ge=1e-7, le=10.0)]
@@ -261,21 +262,57 @@ def _catalogue_problems(config: TrainingConfig) -> list[FieldProblem]:
         message = f'{backbone.title} cannot be cut at "{config.cut_layer}". Allowed: {", ".join(backbone.cut_layers)}, or null.'
         found.append(FieldProblem("cut_layer", message, config.cut_layer))
     for index, phase in enumerate(config.phases):
-        name = phase.unfreeze_from if isinstance(phase, FineTunePhase) else None
-        if isinstance(name, str) and name not in backbone.layers:
-            message = (
-                f'{backbone.title} has no layer "{name}". Allowed: null, {{"fraction": 0.3}}, or a '
-                f"layer name such as {', '.join(backbone.cut_layers[-3:])} (GET /runs/{{id}}/layers lists them all)."
-            )
-            found.append(FieldProblem(f"phases.{index}.unfreeze_from", message, name))
-        elif isinstance(name, str) and config.cut_layer and _above_cut(backbone, name, config.cut_layer):
-            message = f'"{name}" lies above the cut layer "{config.cut_layer}": nothing of the backbone would learn.'
-            found.append(FieldProblem(f"phases.{index}.unfreeze_from", message, name))
+        message = _thaw_problem(config, backbone, phase) if isinstance(phase, FineTunePhase) else ""
+        if message:
+            received = phase.model_dump(mode="json")["unfreeze_from"]
+            found.append(FieldProblem(f"phases.{index}.unfreeze_from", message, received))
     return found
 
 
-def _above_cut(backbone: Backbone, layer: str, cut_layer: str) -> bool:
-    return cut_layer in backbone.cut_layers and backbone.layers.index(layer) > backbone.layers.index(cut_layer)
+def _thaw_problem(config: TrainingConfig, backbone: Backbone, phase: FineTunePhase) -> str:
+    """What is wrong with where a phase thaws; empty where something of the backbone learns."""
+    wanted = phase.unfreeze_from
+    if wanted is None:
+        return ""
+    if isinstance(wanted, str) and wanted not in backbone.layers:
+        return (
+            f'{backbone.title} has no layer "{wanted}". Allowed: null, {{"fraction": 0.3}}, or a '
+            f"layer name such as {', '.join(backbone.cut_layers[-3:])} (GET /runs/{{id}}/layers lists them all)."
+        )
+    cut = config.cut_layer if config.cut_layer in backbone.cut_layers else None  # a wrong one is told by itself
+    layers = _up_to_cut(backbone, cut)
+    if isinstance(wanted, str) and wanted not in layers:
+        return f'"{wanted}" lies above the cut layer "{layers[-1]}": nothing of the backbone would learn.'
+    first = layers.index(str(first_trainable_layer(backbone.id, phase, cut)))
+    plain = {one.layer for one in variables_of(backbone.id, "plain")}
+    # on cached features BatchNorm is folded; one that is named stands for the layer that took it up
+    cached = all(one.features == "cached" for one in config.phases)
+    folded = {one.layer for one in variables_of(backbone.id, "folded")} if cached else set()
+    if layers[first] in plain or not (folded or plain).isdisjoint(layers[first:]):
+        return ""
+    highest = max(index for index, name in enumerate(layers) if name in plain)
+    share = math.ceil(1000 * (len(layers) - highest) / len(layers)) / 1000
+    received = wanted if isinstance(wanted, str) else wanted.model_dump()
+    return (
+        f'From "{layers[first]}" on no layer has weights of its own: nothing of the backbone would learn. '
+        f"Received: {json.dumps(received)}; allowed: null, a layer with weights such as "
+        f'"{layers[highest]}", or a share such as {{"fraction": {share}}}.'
+    )
+
+
+def _up_to_cut(backbone: Backbone, cut_layer: str | None) -> tuple[str, ...]:
+    return backbone.layers[: backbone.layers.index(cut_layer or backbone.default_cut_layer) + 1]
+
+
+def first_trainable_layer(backbone_id: str, phase: FineTunePhase, cut_layer: str | None = None) -> str | None:
+    """Name of the first backbone layer that learns in a fine-tune phase; None: the whole backbone.
+
+    A fraction counts the layers of the catalogue up to the cut, rounded, at least one. The name is of the plain form.
+    """
+    if phase.unfreeze_from is None or isinstance(phase.unfreeze_from, str):
+        return phase.unfreeze_from
+    layers = _up_to_cut(BACKBONES[backbone_id], cut_layer)
+    return layers[-max(1, round(phase.unfreeze_from.fraction * len(layers)))]
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
