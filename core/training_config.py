@@ -45,7 +45,9 @@ class Head(Part):
     activation: Literal["relu", "gelu", "tanh", "selu", "swish"] = Field(
         "relu", description="Activation of the hidden layers."
     )
-    dropout: float = Field(0.2, ge=0.0, le=0.9, description="Share of features dropped while training.")
+    dropout: float = Field(
+        0.2, ge=0.0, le=0.9, description="Share of features dropped while training (unused by lbfgs)."
+    )
     binary: bool = Field(False, description="One sigmoid unit instead of two softmax units (two classes only).")
 
 
@@ -81,16 +83,20 @@ class Optimizer(Part):
         description="What turns gradients into steps; lbfgs: L2 logistic regression on cached features, linear head only.",
     )
     learning_rate: LearningRate = Field(0.001, description="Step size (unused by lbfgs).")
-    momentum: float = Field(0.0, ge=0.0, lt=1.0, description="Momentum (sgd and rmsprop).")
-    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="Decoupled weight decay (adamw).")
+    momentum: float = Field(0.0, ge=0.0, lt=1.0, description="Momentum of sgd and rmsprop (unused by lbfgs).")
+    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="Decoupled weight decay of adamw (unused by lbfgs).")
 
 
 class Schedule(Part):
     """How the learning rate changes."""
 
-    name: Literal["constant", "cosine", "inverse_time"] = Field("constant", description="Shape of the learning rate.")
-    decay_rate: float = Field(0.0, ge=0.0, le=10.0, description="Decay per step of inverse_time.")
-    warmup_epochs: float = Field(0.0, ge=0.0, le=50.0, description="Epochs over which the rate rises from zero.")
+    name: Literal["constant", "cosine", "inverse_time"] = Field(
+        "constant", description="Shape of the learning rate (unused by lbfgs)."
+    )
+    decay_rate: float = Field(0.0, ge=0.0, le=10.0, description="Decay per step of inverse_time (unused by lbfgs).")
+    warmup_epochs: float = Field(
+        0.0, ge=0.0, le=50.0, description="Epochs over which the rate rises from zero (unused by lbfgs)."
+    )
 
 
 class EarlyStopping(Part):
@@ -105,12 +111,16 @@ class PhaseBase(Part):
     """What both kinds of phase have."""
 
     epochs: int = Field(20, ge=1, le=1000, description="Passes over the training pictures, at most.")
-    steps_per_epoch: int | None = Field(None, ge=1, le=1_000_000, description="Steps per epoch; null: all pictures.")
+    steps_per_epoch: int | None = Field(
+        None, ge=1, le=1_000_000, description="Steps per epoch; null: all pictures (unused by lbfgs)."
+    )
     features: Literal["cached", "live"] = Field(
         "cached", description="cached: the frozen part runs once per picture and view. live: in the loop."
     )
     views: int = Field(1, ge=1, le=64, description="Augmented variants of each picture when cached; 1: the plain one.")
-    ema_decay: float = Field(0.0, ge=0.0, lt=1.0, description="Moving average of the weights; 0: off.")
+    ema_decay: float = Field(
+        0.0, ge=0.0, lt=1.0, description="Moving average of the weights; 0: off (unused by lbfgs)."
+    )
     keep: Literal["best", "last"] = Field("best", description="Weights of the best validation epoch, or of the last.")
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
@@ -172,7 +182,7 @@ class TrainingConfig(Part):
     cut_layer: str | None = Field(None, description="Backbone layer whose output feeds the head; null: the last.")
     head: Head = Head()
     augmentation: Augmentation = Augmentation()
-    batch_size: int = Field(32, ge=1, le=1024, description="Pictures per step.")
+    batch_size: int = Field(32, ge=1, le=1024, description="Pictures per step (unused by lbfgs).")
     phases: tuple[Phase, ...] = Field(
         (FrozenPhase(),), min_length=1, max_length=8, description="Phases, in the order in which they run."
     )
@@ -185,7 +195,12 @@ class TrainingConfig(Part):
     label_smoothing: float = Field(0.1, ge=0.0, le=0.5, description="Share of each label spread over all classes.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of everything random in the run.")
     precision: Literal["auto", "float32", "mixed"] = Field(
-        "auto", description="auto: bfloat16 where the processor has it and a check passes; else float32."
+        "auto",
+        description=(
+            "auto: the backbone computes in bfloat16 where this machine is quick in it. mixed: even where it is slow. "
+            "float32: never. Both only where 16 training pictures get nearly the same features; features: live is "
+            "always float32."
+        ),
     )
 
     @model_validator(mode="after")
