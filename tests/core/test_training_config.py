@@ -67,6 +67,11 @@ def test_the_example_of_the_contract_is_a_valid_config() -> None:
             "phases.0.optimizer.name",
             "linear",
         ),
+        (
+            {"phases": [{**FROZEN, "features": "live", "optimizer": {"name": "lbfgs"}}]},
+            "phases.0.optimizer.name",
+            "cached features of a frozen phase only",
+        ),
     ],
 )
 def test_a_wrong_field_is_named_with_what_was_received(wrong: dict[str, Any], field: str, says: str) -> None:
