@@ -107,8 +107,16 @@ class EarlyStopping(Part):
     )
 
 
+def _kind_is_needed(schema: dict[str, Any]) -> None:
+    """It has a default in Python only: what comes as JSON is told apart by it."""
+    schema["required"] = ["kind"]
+    del schema["properties"]["kind"]["default"]
+
+
 class PhaseBase(Part):
     """What both kinds of phase have."""
+
+    model_config = ConfigDict(json_schema_extra=_kind_is_needed)
 
     epochs: int = Field(20, ge=1, le=1000, description="Passes over the training pictures, at most.")
     steps_per_epoch: int | None = Field(
@@ -169,7 +177,7 @@ class UploadedWeights(Part):
 
 
 class TrainingConfig(Part):
-    """One run's settings; the contract is in the REST documentation. Equal configs have equal `fingerprint`s."""
+    """One run's settings; any of them may be left out. What they are for: docs/training_config.md."""
 
     backbone: str = Field("efficientnet_lite0", description="The pretrained network without its top.")
     weights: Literal["imagenet", "none"] | ModelWeights | UploadedWeights = Field(
