@@ -16,6 +16,7 @@ from app.pages.sending import name_of
 from app.run_form import form_values
 from core import accounts
 from core.database import open_database
+from core.ids import new_id
 from core.presets import PRESETS
 from core.tables import (
     ApiToken,
@@ -27,6 +28,8 @@ from core.tables import (
     Upload,
     UploadFile,
     User,
+    Weights,
+    WeightsStatus,
     utc_now,
 )
 from tests.app.pages.furnished import Furnished, furnish
@@ -212,6 +215,21 @@ def test_weights_older_than_the_fifty_newest_are_still_what_a_run_starts_from(
         with database.write() as session:
             session.get_one(TrainedModel, furnished.model).deleted_at = None
         database.close()
+
+
+def test_a_file_of_weights_older_than_the_fifty_newest_too(browser: TestClient, furnished: Furnished) -> None:
+    facts = {"owner_id": furnished.user, "backbone": "tiny_cnn", "size_bytes": 1, "status": WeightsStatus.READY}
+    database = open_database(furnished.settings)
+    with database.write() as session:
+        session.add_all(Weights(id=new_id(), filename=f"{number}.h5", **facts) for number in range(51))
+    with database.read() as session:
+        oldest = session.scalars(select(Weights.id).where(Weights.filename == "0.h5")).one()
+    database.close()
+    config = {"backbone": "tiny_cnn", "weights": {"weights_id": oldest}}
+    run = queued(browser, furnished, config=config)
+    values, page = shown(browser, run["id"])
+    assert values["weights"] == f"weights_id:{oldest}"
+    assert "file 0.h5 (Tiny network)" in page
 
 
 def test_an_unknown_preset_is_refused(browser: TestClient, furnished: Furnished) -> None:
