@@ -148,7 +148,10 @@ class Guide:
         default = schema.get("default")
         notes = [
             _one_line(description).removesuffix("."),
-            f"default `{json.dumps(default)}`" if default not in (None, "", [], {}) else "",
+            # what a part has by default is said where the part is
+            f"default `{json.dumps(default)}`"
+            if default not in (None, "", []) and not isinstance(default, dict)
+            else "",
             _bounds(schema),
         ]
         return f"| `{name}` | {self.kind(schema)} | {'; '.join(note for note in notes if note)} |"
@@ -157,8 +160,8 @@ class Guide:
         """A schema in a few words, with links to the bodies it names."""
         if "$ref" in schema:
             return self._link(schema["$ref"].rpartition("/")[2])
-        if "anyOf" in schema:
-            return " or ".join(dict.fromkeys(self.kind(one) for one in schema["anyOf"]))
+        if arms := schema.get("anyOf") or schema.get("oneOf"):
+            return " or ".join(dict.fromkeys(self.kind(one) for one in arms))
         if "enum" in schema or "const" in schema:
             return " or ".join(f'"{one}"' for one in schema.get("enum", [schema.get("const")]))
         if schema.get("type") == "array":
@@ -182,7 +185,13 @@ def _one_line(text: str) -> str:
 def _bounds(schema: Mapping[str, Any]) -> str:
     """The range that a number or a text must be in, if any."""
     arms = [one for one in (schema, *schema.get("anyOf", [])) if "prefixItems" not in one]
-    names = {"minimum": "at least", "maximum": "at most", "maxLength": "at most", "maxItems": "at most"}
+    names = {
+        "minimum": "at least",
+        "exclusiveMinimum": "more than",
+        "maximum": "at most",
+        "exclusiveMaximum": "less than",
+    }
+    names |= {"maxLength": "at most", "maxItems": "at most"}
     units = {"maxLength": " characters", "maxItems": " items"}
     found = [f"{words} {arm[key]}{units.get(key, '')}" for arm in arms for key, words in names.items() if key in arm]
     return ", ".join(found)

@@ -1,7 +1,8 @@
 """The form of a new run: every field of TrainingConfig (`core.config_fields`), so that ranges and help stand in one place.
 
 A preset is taken as it is. "Own settings" start from a base (a preset, or an earlier run) and the fields below change it. Form names are
-dotted paths; a phase is named by its kind (`frozen.epochs`), because switching one off shifts the indices of the others.
+dotted paths; a phase is named by its kind (`frozen.epochs`), because switching one off shifts the indices of the others. There is one
+section for each kind: phases that are not one of each at most, frozen first, are kept as the base has them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from core.presets import PRESETS
 OWN = "own"
 BASE_PRESET = "standard"
 PHASES = ("frozen", "fine_tune")
+OWN_WEIGHTS = ("model_id", "weights_id")
 _PAIRS = ("image_size", "augmentation.shift")  # one number stands for both
 
 
@@ -58,7 +60,6 @@ class Section:
     fields: Sequence[FormField]
 
 
-_OWN_WEIGHTS = ("model_id", "weights_id")
 _WORDS = {
     "avg": "average",
     "max": "maximum",
@@ -184,26 +185,37 @@ def _text(value: Any) -> str:
     if value is True:
         return "on"
     if isinstance(value, Mapping):
-        own = next((f"{kind}:{value[kind]}" for kind in _OWN_WEIGHTS if kind in value), None)
+        own = next((f"{kind}:{value[kind]}" for kind in OWN_WEIGHTS if kind in value), None)
         return own or f"{value.get('fraction', '')}"
     if isinstance(value, list | tuple):
-        return ", ".join(str(part) for part in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return ", ".join(_text(part) for part in value)
+    # every digit, so that a number which nobody touches comes back as it was
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def phases_fit(config: Mapping[str, Any]) -> bool:
+    """Whether the sections can hold these phases: at most one of each kind, in the form's order."""
+    kinds = [phase["kind"] for phase in config["phases"]]
+    return kinds == [kind for kind in PHASES if kind in kinds]
 
 
 @dataclass(frozen=True)
 class FormConfig:
-    """The config that a form asks for, not yet checked, and the kinds of its phases in order."""
+    """The config that a form asks for, not yet checked.
+
+    Attributes:
+        kinds: what the names of each phase's fields begin with: its kind; its place where the form has no fields for it.
+    """
 
     config: dict[str, Any]
     kinds: tuple[str, ...]
 
 
 def read_form(base: Mapping[str, Any], form: Mapping[str, str]) -> FormConfig:
-    """The config of "own settings": the fields over the base."""
+    """The config of "own settings": the fields over the base, whose phases are kept where they do not fit the form."""
     config = {key: value for key, value in base.items() if key != "phases"}
     standard = PRESETS[BASE_PRESET].config.model_dump(mode="json")["phases"]
-    phases = {phase["kind"]: phase for phase in [*standard, *reversed(base["phases"])]}
+    phases = {phase["kind"]: phase for phase in [*standard, *base["phases"]]}
     chosen = tuple(kind for kind in PHASES if form.get(f"{kind}.on"))
     for section in sections():
         for field in section.fields:
@@ -213,6 +225,9 @@ def read_form(base: Mapping[str, Any], form: Mapping[str, str]) -> FormConfig:
                 phases[kind] = _set(phases[kind], rest, value)
             else:
                 config = _set(config, field.name, value)
+    if not phases_fit(base):
+        config["phases"] = base["phases"]
+        return FormConfig(config, tuple(f"phases.{index}" for index in range(len(base["phases"]))))
     config["phases"] = [_tidy(phases[kind]) for kind in chosen]
     return FormConfig(config, chosen)
 
@@ -246,7 +261,7 @@ def _value(field: FormField, text: str) -> Any:
     if field.kind != "select":
         return None if not text else _number(text) if field.kind == "number" else text
     kind, colon, wanted = text.partition(":")
-    return {kind: wanted} if colon and kind in _OWN_WEIGHTS else text
+    return {kind: wanted} if colon and kind in OWN_WEIGHTS else text
 
 
 def _number(text: str) -> Any:

@@ -96,20 +96,20 @@ class LayerVariables:
 
 
 @functools.cache
-def _variables() -> dict[str, tuple[LayerVariables, ...]]:
-    rows = json.loads(Path(__file__).with_name("backbone_variables.json").read_text(encoding="utf-8"))
-    return {
-        key: tuple(
-            LayerVariables(layer, kind, {name: tuple(shape) for name, shape in shapes})
-            for layer, kind, shapes in layers
-        )
-        for key, layers in rows.items()
-    }
+def _variable_rows() -> dict[str, list[Any]]:
+    rows: dict[str, list[Any]] = json.loads(
+        Path(__file__).with_name("backbone_variables.json").read_text(encoding="utf-8")
+    )
+    return rows
 
 
+@functools.cache
 def variables_of(backbone_id: str, form: str) -> tuple[LayerVariables, ...]:
     """Every layer with weights of a backbone, in its order; `form` is "plain" or "folded" (empty where nothing folds)."""
-    return _variables().get(f"{backbone_id}/{form}", ())
+    return tuple(
+        LayerVariables(layer, kind, {name: tuple(shape) for name, shape in shapes})
+        for layer, kind, shapes in _variable_rows().get(f"{backbone_id}/{form}", ())
+    )
 
 
 def keras_home() -> Path:

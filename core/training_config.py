@@ -5,6 +5,7 @@ Checked without TensorFlow: names of layers and sizes come from the catalogue (`
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from core.backbones import BACKBONES, Backbone
+from core.backbones import BACKBONES, Backbone, variables_of
 from core.errors import ConfigInvalid, FieldProblem
 
 LearningRate = Annotated[float, Field(ge=1e-7, le=10.0)]
@@ -44,7 +45,9 @@ class Head(Part):
     activation: Literal["relu", "gelu", "tanh", "selu", "swish"] = Field(
         "relu", description="Activation of the hidden layers."
     )
-    dropout: float = Field(0.2, ge=0.0, le=0.9, description="Share of features dropped while training.")
+    dropout: float = Field(
+        0.2, ge=0.0, le=0.9, description="Share of features dropped while training (unused by lbfgs)."
+    )
     binary: bool = Field(False, description="One sigmoid unit instead of two softmax units (two classes only).")
 
 
@@ -80,16 +83,20 @@ class Optimizer(Part):
         description="What turns gradients into steps; lbfgs: L2 logistic regression on cached features, linear head only.",
     )
     learning_rate: LearningRate = Field(0.001, description="Step size (unused by lbfgs).")
-    momentum: float = Field(0.0, ge=0.0, lt=1.0, description="Momentum (sgd and rmsprop).")
-    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="Decoupled weight decay (adamw).")
+    momentum: float = Field(0.0, ge=0.0, lt=1.0, description="Momentum of sgd and rmsprop (unused by lbfgs).")
+    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="Decoupled weight decay of adamw (unused by lbfgs).")
 
 
 class Schedule(Part):
     """How the learning rate changes."""
 
-    name: Literal["constant", "cosine", "inverse_time"] = Field("constant", description="Shape of the learning rate.")
-    decay_rate: float = Field(0.0, ge=0.0, le=10.0, description="Decay per step of inverse_time.")
-    warmup_epochs: float = Field(0.0, ge=0.0, le=50.0, description="Epochs over which the rate rises from zero.")
+    name: Literal["constant", "cosine", "inverse_time"] = Field(
+        "constant", description="Shape of the learning rate (unused by lbfgs)."
+    )
+    decay_rate: float = Field(0.0, ge=0.0, le=10.0, description="Decay per step of inverse_time (unused by lbfgs).")
+    warmup_epochs: float = Field(
+        0.0, ge=0.0, le=50.0, description="Epochs over which the rate rises from zero (unused by lbfgs)."
+    )
 
 
 class EarlyStopping(Part):
@@ -100,16 +107,28 @@ class EarlyStopping(Part):
     )
 
 
+def _kind_is_needed(schema: dict[str, Any]) -> None:
+    """It has a default in Python only: what comes as JSON is told apart by it."""
+    schema["required"] = ["kind"]
+    del schema["properties"]["kind"]["default"]
+
+
 class PhaseBase(Part):
     """What both kinds of phase have."""
 
+    model_config = ConfigDict(json_schema_extra=_kind_is_needed)
+
     epochs: int = Field(20, ge=1, le=1000, description="Passes over the training pictures, at most.")
-    steps_per_epoch: int | None = Field(None, ge=1, le=1_000_000, description="Steps per epoch; null: all pictures.")
+    steps_per_epoch: int | None = Field(
+        None, ge=1, le=1_000_000, description="Steps per epoch; null: all pictures (unused by lbfgs)."
+    )
     features: Literal["cached", "live"] = Field(
         "cached", description="cached: the frozen part runs once per picture and view. live: in the loop."
     )
     views: int = Field(1, ge=1, le=64, description="Augmented variants of each picture when cached; 1: the plain one.")
-    ema_decay: float = Field(0.0, ge=0.0, lt=1.0, description="Moving average of the weights; 0: off.")
+    ema_decay: float = Field(
+        0.0, ge=0.0, lt=1.0, description="Moving average of the weights; 0: off (unused by lbfgs)."
+    )
     keep: Literal["best", "last"] = Field("best", description="Weights of the best validation epoch, or of the last.")
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
@@ -158,7 +177,7 @@ class UploadedWeights(Part):
 
 
 class TrainingConfig(Part):
-    """One run's settings; the contract is in the REST documentation. Equal configs have equal `fingerprint`s."""
+    """One run's settings; any of them may be left out. What they are for: docs/training_config.md."""
 
     backbone: str = Field("efficientnet_lite0", description="The pretrained network without its top.")
     weights: Literal["imagenet", "none"] | ModelWeights | UploadedWeights = Field(
@@ -171,7 +190,7 @@ class TrainingConfig(Part):
     cut_layer: str | None = Field(None, description="Backbone layer whose output feeds the head; null: the last.")
     head: Head = Head()
     augmentation: Augmentation = Augmentation()
-    batch_size: int = Field(32, ge=1, le=1024, description="Pictures per step.")
+    batch_size: int = Field(32, ge=1, le=1024, description="Pictures per step (unused by lbfgs).")
     phases: tuple[Phase, ...] = Field(
         (FrozenPhase(),), min_length=1, max_length=8, description="Phases, in the order in which they run."
     )
@@ -184,7 +203,12 @@ class TrainingConfig(Part):
     label_smoothing: float = Field(0.1, ge=0.0, le=0.5, description="Share of each label spread over all classes.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of everything random in the run.")
     precision: Literal["auto", "float32", "mixed"] = Field(
-        "auto", description="auto: bfloat16 where the processor has it and a check passes; else float32."
+        "auto",
+        description=(
+            "auto: the backbone computes in bfloat16 where this machine is quick in it. mixed: even where it is slow. "
+            "float32: never. Both only where 16 training pictures get nearly the same features; features: live is "
+            "always float32."
+        ),
     )
 
     @model_validator(mode="after")
@@ -261,21 +285,57 @@ def _catalogue_problems(config: TrainingConfig) -> list[FieldProblem]:
         message = f'{backbone.title} cannot be cut at "{config.cut_layer}". Allowed: {", ".join(backbone.cut_layers)}, or null.'
         found.append(FieldProblem("cut_layer", message, config.cut_layer))
     for index, phase in enumerate(config.phases):
-        name = phase.unfreeze_from if isinstance(phase, FineTunePhase) else None
-        if isinstance(name, str) and name not in backbone.layers:
-            message = (
-                f'{backbone.title} has no layer "{name}". Allowed: null, {{"fraction": 0.3}}, or a '
-                f"layer name such as {', '.join(backbone.cut_layers[-3:])} (GET /runs/{{id}}/layers lists them all)."
-            )
-            found.append(FieldProblem(f"phases.{index}.unfreeze_from", message, name))
-        elif isinstance(name, str) and config.cut_layer and _above_cut(backbone, name, config.cut_layer):
-            message = f'"{name}" lies above the cut layer "{config.cut_layer}": nothing of the backbone would learn.'
-            found.append(FieldProblem(f"phases.{index}.unfreeze_from", message, name))
+        message = _thaw_problem(config, backbone, phase) if isinstance(phase, FineTunePhase) else ""
+        if message:
+            received = phase.model_dump(mode="json")["unfreeze_from"]
+            found.append(FieldProblem(f"phases.{index}.unfreeze_from", message, received))
     return found
 
 
-def _above_cut(backbone: Backbone, layer: str, cut_layer: str) -> bool:
-    return cut_layer in backbone.cut_layers and backbone.layers.index(layer) > backbone.layers.index(cut_layer)
+def _thaw_problem(config: TrainingConfig, backbone: Backbone, phase: FineTunePhase) -> str:
+    """What is wrong with where a phase thaws; empty where something of the backbone learns."""
+    wanted = phase.unfreeze_from
+    if wanted is None:
+        return ""
+    if isinstance(wanted, str) and wanted not in backbone.layers:
+        return (
+            f'{backbone.title} has no layer "{wanted}". Allowed: null, {{"fraction": 0.3}}, or a '
+            f"layer name such as {', '.join(backbone.cut_layers[-3:])} (GET /runs/{{id}}/layers lists them all)."
+        )
+    cut = config.cut_layer if config.cut_layer in backbone.cut_layers else None  # a wrong one is told by itself
+    layers = _up_to_cut(backbone, cut)
+    if isinstance(wanted, str) and wanted not in layers:
+        return f'"{wanted}" lies above the cut layer "{layers[-1]}": nothing of the backbone would learn.'
+    first = layers.index(str(first_trainable_layer(backbone.id, phase, cut)))
+    plain = {one.layer for one in variables_of(backbone.id, "plain")}
+    # on cached features BatchNorm is folded; one that is named stands for the layer that took it up
+    cached = all(one.features == "cached" for one in config.phases)
+    folded = {one.layer for one in variables_of(backbone.id, "folded")} if cached else set()
+    if layers[first] in plain or not (folded or plain).isdisjoint(layers[first:]):
+        return ""
+    highest = max(index for index, name in enumerate(layers) if name in plain)
+    share = math.ceil(1000 * (len(layers) - highest) / len(layers)) / 1000
+    received = wanted if isinstance(wanted, str) else wanted.model_dump()
+    return (
+        f'From "{layers[first]}" on no layer has weights of its own: nothing of the backbone would learn. '
+        f"Received: {json.dumps(received)}; allowed: null, a layer with weights such as "
+        f'"{layers[highest]}", or a share such as {{"fraction": {share}}}.'
+    )
+
+
+def _up_to_cut(backbone: Backbone, cut_layer: str | None) -> tuple[str, ...]:
+    return backbone.layers[: backbone.layers.index(cut_layer or backbone.default_cut_layer) + 1]
+
+
+def first_trainable_layer(backbone_id: str, phase: FineTunePhase, cut_layer: str | None = None) -> str | None:
+    """Name of the first backbone layer that learns in a fine-tune phase; None: the whole backbone.
+
+    A fraction counts the layers of the catalogue up to the cut, rounded, at least one. The name is of the plain form.
+    """
+    if phase.unfreeze_from is None or isinstance(phase.unfreeze_from, str):
+        return phase.unfreeze_from
+    layers = _up_to_cut(BACKBONES[backbone_id], cut_layer)
+    return layers[-max(1, round(phase.unfreeze_from.fraction * len(layers)))]
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

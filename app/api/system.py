@@ -109,7 +109,7 @@ def presets(_person: Person) -> Listed[PresetOut]:
             id=one.id,
             title=one.title,
             description=one.description,
-            config=one.config.model_dump(mode="json"),
+            config=one.config,
             recipe=one.recipe,
             needs_model=one.needs_model,
         )

@@ -13,16 +13,29 @@ from app.dependencies import House, Person, ReadSession, TheHouse, WriteSession,
 from app.estimating import ask_for_estimate, find_estimate
 from app.pages.forms import Fields, see_other
 from app.previewing import PreviewWish, preview
-from app.run_form import BASE_PRESET, OWN, PHASES, Section, form_values, problems_by_name, read_form, sections
+from app.run_form import (
+    BASE_PRESET,
+    OWN,
+    OWN_WEIGHTS,
+    PHASES,
+    Section,
+    form_values,
+    phases_fit,
+    problems_by_name,
+    read_form,
+    sections,
+)
 from app.templating import View, render
 from core.backbones import BACKBONES, imagenet_state
 from core.catalog import Wish, latest_versions, list_datasets, list_models, picture_by_turn, ready_weights
 from core.datasets import find_dataset, find_version
 from core.errors import BrokerAway, FieldProblem, InputInvalid, NotFound, WorkersAway
+from core.models import find_model
 from core.presets import PRESETS, Preset, check_start
 from core.runs import MOST_REPEATS, NewRun, create_runs, find_run
-from core.tables import Dataset, DatasetVersion, Split
+from core.tables import Dataset, DatasetVersion, Run, Split, TrainedModel, Weights
 from core.training_config import parse_config
+from core.weights import find_weights
 
 router = APIRouter(include_in_schema=False)
 
@@ -39,7 +52,7 @@ class PresetCard:
 
 @dataclass(frozen=True)
 class NewRunView(View):
-    """The form, as asked for the first time or with what was wrong."""
+    """The form, as asked for the first time or with what was wrong; `kept`: phases of the base that it has no fields for."""
 
     template = "runs/new.html"
     nav = "runs"
@@ -51,6 +64,7 @@ class NewRunView(View):
     starts: Sequence[tuple[str, str]]
     chosen: str
     base: str
+    kept: Sequence[Mapping[str, Any]]
     sections: Sequence[Section]
     layers: Sequence[str]
     values: Mapping[str, str]
@@ -116,13 +130,25 @@ def _missing(preset: Preset, downloads: bool) -> str:
     return f"{backbone.title}'s ImageNet weights: {reason[0].lower()}{reason[1:]}" if reason else ""
 
 
-def _starts(session: Session, owner_id: str) -> list[tuple[str, str]]:
-    """(value, words) of every model and file of weights that a run may start from: the newest of each."""
-    titles = {one.id: one.title for one in BACKBONES.values()}
-    models = list_models(session, owner_id, Wish(limit=50)).items
-    found = [(f"model_id:{one.id}", f"model “{one.name}” ({titles.get(one.backbone)})") for one in models]
-    files = ready_weights(session, owner_id)
-    return found + [(f"weights_id:{one.id}", f"file {one.filename} ({titles.get(one.backbone)})") for one in files]
+def _starts(session: Session, owner_id: str, chosen: str) -> list[tuple[str, str]]:
+    """(value, words) of models and files of weights that a run may start from: the newest of each, and the one that is chosen."""
+    found = [_start(one) for one in list_models(session, owner_id, Wish(limit=50)).items]
+    found += [_start(one) for one in ready_weights(session, owner_id)]
+    kind, _, wanted = chosen.partition(":")
+    if kind not in OWN_WEIGHTS or chosen in dict(found):
+        return found
+    try:
+        one = find_model(session, owner_id, wanted) if kind == "model_id" else find_weights(session, owner_id, wanted)
+        return [*found, _start(one)]
+    except NotFound:  # without an option of its own a browser would send ImageNet, in silence
+        return [*found, (chosen, "what is no longer there: choose another")]
+
+
+def _start(one: TrainedModel | Weights) -> tuple[str, str]:
+    backbone = BACKBONES[one.backbone].title if one.backbone in BACKBONES else one.backbone
+    if isinstance(one, TrainedModel):
+        return f"model_id:{one.id}", f"model “{one.name}” ({backbone})"
+    return f"weights_id:{one.id}", f"file {one.filename} ({backbone})"
 
 
 def _shares(preset: Preset) -> list[tuple[str, int]]:
@@ -134,6 +160,11 @@ def _base_config(session: Session, owner_id: str, base: str) -> Mapping[str, Any
     """The config a base stands for: a preset's name, or an earlier run's id."""
     preset = PRESETS.get(base)
     return preset.config.model_dump(mode="json") if preset else find_run(session, owner_id, base).config
+
+
+def _kept_phases(session: Session, owner_id: str, base: str) -> Sequence[Mapping[str, Any]]:
+    config = _base_config(session, owner_id, base)
+    return () if phases_fit(config) else config["phases"]
 
 
 @router.get("/runs/new")
@@ -153,13 +184,19 @@ def show_new(
         return render(request, _choose_view(session, person.id))
     version = _version(session, person.id, version_id, dataset_id)
     dataset = find_dataset(session, person.id, version.dataset_id)
-    own = earlier is not None and earlier.preset not in PRESETS
-    chosen = OWN if own else (earlier.preset if earlier and earlier.preset else BASE_PRESET)
-    base = earlier.id if own and earlier else chosen
+    chosen, base = _as_before(earlier) if earlier else (BASE_PRESET, BASE_PRESET)
     if recipe:
         chosen, base = OWN, _preset(recipe).id
     values = form_values(_base_config(session, person.id, base))
     return render(request, _view(request, session, dataset, version, values, chosen=chosen, base=base))
+
+
+def _as_before(earlier: Run) -> tuple[str, str]:
+    """(what is chosen, base) for a run like an earlier one: its preset, or its own settings where they are not just the preset's."""
+    preset = PRESETS.get(earlier.preset or "")
+    if preset and preset.config.model_dump(mode="json") == earlier.config:
+        return preset.id, preset.id
+    return OWN, earlier.id
 
 
 def _choose_view(session: Session, owner_id: str) -> ChooseView:
@@ -198,9 +235,10 @@ def _view(  # noqa: PLR0913 - what a form is made of
         totals=totals,
         cards=_cards(recipes=False, downloads=downloads),
         recipes=_cards(recipes=True, downloads=downloads),
-        starts=_starts(session, version.owner_id),
+        starts=_starts(session, version.owner_id, values.get("weights", "")),
         chosen=chosen,
         base=base,
+        kept=_kept_phases(session, version.owner_id, base),
         sections=sections(),
         layers=backbone.cut_layers if backbone else (),
         values=values,

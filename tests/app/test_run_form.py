@@ -1,6 +1,6 @@
 import pytest
 
-from app.run_form import form_values, problems_by_name, read_form, sections
+from app.run_form import form_values, phases_fit, problems_by_name, read_form, sections
 from core.errors import ConfigInvalid
 from core.presets import PRESETS
 from core.training_config import EarlyStopping, FineTunePhase, FrozenPhase, TrainingConfig, parse_config
@@ -168,3 +168,40 @@ def test_weights_of_ones_own_go_through_the_form(weights: dict[str, str]) -> Non
     values = form_values(config)
     assert values["weights"] == ":".join(*weights.items())
     assert read_form(STANDARD, values).config["weights"] == weights
+
+
+def test_a_number_that_nobody_touches_keeps_every_digit() -> None:
+    phase = {"kind": "frozen", "epochs": 3, "optimizer": {"name": "adam", "learning_rate": 0.000123456789}}
+    augmentation = {"rotation_degrees": 12.3456789, "shift": [0.123456789, 0.5]}
+    config = parse_config({"phases": [phase], "augmentation": augmentation, "label_smoothing": 0.1234567891})
+    written = config.model_dump(mode="json")
+    assert parse_config(read_form(written, form_values(written)).config) == config
+    assert form_values(STANDARD)["augmentation.rotation_degrees"] == "36"
+
+
+FROZEN, TUNE = {"kind": "frozen", "epochs": 1}, {"kind": "fine_tune", "epochs": 2}
+
+
+@pytest.mark.parametrize(
+    "phases",
+    [
+        [FROZEN, TUNE, {**TUNE, "epochs": 3, "unfreeze_from": "b10_add"}],
+        [{**TUNE, "epochs": 7}, FROZEN],
+        [FROZEN, {**FROZEN, "epochs": 9}],
+    ],
+)
+def test_phases_that_the_form_has_no_fields_for_are_kept(phases: list[dict[str, object]]) -> None:
+    config = parse_config({"phases": phases, "weights": "none"}).model_dump(mode="json")
+    assert not phases_fit(config)
+    form = {name: value for name, value in form_values(config).items() if not name.startswith(("frozen", "fine_tune"))}
+    read = parse_config(read_form(config, form | {"seed": "5"}).config)
+    assert read.model_dump(mode="json") == {**config, "seed": 5}
+
+
+def test_what_is_wrong_with_a_kept_phase_is_said_above_the_form() -> None:
+    tune = {**TUNE, "unfreeze_from": "b10_add"}
+    config = parse_config({"phases": [FROZEN, tune, tune]}).model_dump(mode="json")
+    read = read_form(config, form_values(config) | {"backbone": "tiny_cnn", "weights": "none"})
+    with pytest.raises(ConfigInvalid) as caught:
+        parse_config(read.config)
+    assert 'has no layer "b10_add"' in problems_by_name(caught.value.problems, read.kinds)[""]

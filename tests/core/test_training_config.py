@@ -1,12 +1,21 @@
 """A config is checked before anything starts: each wrong field is named, with what was received and what is allowed."""
 
+import json
 from typing import Any
 
 import pytest
 
-from core.errors import ConfigInvalid
+from core.backbones import BACKBONES
+from core.errors import ConfigInvalid, FieldProblem
 from core.presets import PRESETS
-from core.training_config import Augmentation, FineTunePhase, merged, parse_config
+from core.training_config import (
+    Augmentation,
+    FineTunePhase,
+    Fraction,
+    first_trainable_layer,
+    merged,
+    parse_config,
+)
 
 FROZEN = {"kind": "frozen"}
 
@@ -58,6 +67,11 @@ def test_the_example_of_the_contract_is_a_valid_config() -> None:
             "phases.0.optimizer.name",
             "linear",
         ),
+        (
+            {"phases": [{**FROZEN, "features": "live", "optimizer": {"name": "lbfgs"}}]},
+            "phases.0.optimizer.name",
+            "cached features of a frozen phase only",
+        ),
     ],
 )
 def test_a_wrong_field_is_named_with_what_was_received(wrong: dict[str, Any], field: str, says: str) -> None:
@@ -66,6 +80,76 @@ def test_a_wrong_field_is_named_with_what_was_received(wrong: dict[str, Any], fi
     problems = {one.field: one.message for one in refused.value.problems}
     assert field in problems
     assert says in problems[field]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "layer"),
+    [
+        ("efficientnet_b0", "block1a_se_squeeze"),  # global pooling inside a squeeze-excite branch
+        ("efficientnet_b0", "block7a_se_expand"),
+        ("mobilenet_v3_small", "expanded_conv_squeeze_excite_avg_pool"),
+        ("efficientnet_lite0", "stem_conv"),  # takes up a BatchNorm: another output in the folded form
+    ],
+)
+def test_a_layer_that_is_no_cut_is_refused_with_those_that_are(backbone: str, layer: str) -> None:
+    allowed = BACKBONES[backbone].cut_layers
+    assert layer in BACKBONES[backbone].layers
+    with pytest.raises(ConfigInvalid) as refused:
+        parse_config({"backbone": backbone, "cut_layer": layer})
+    (problem,) = refused.value.problems
+    assert (problem.field, problem.received) == ("cut_layer", layer)
+    assert problem.message.startswith(
+        f'{BACKBONES[backbone].title} cannot be cut at "{layer}". Allowed: {allowed[0]}, '
+    )
+    assert problem.message.endswith(f", {allowed[-1]}, or null.")
+
+
+def _tuned(unfreeze_from: object, features: str = "cached", **config: object) -> dict[str, Any]:
+    return {"phases": [FROZEN, {"kind": "fine_tune", "features": features, "unfreeze_from": unfreeze_from}], **config}
+
+
+@pytest.mark.parametrize(
+    ("unfreeze_from", "besides", "first", "such_as"),
+    [
+        ("top_activation", {}, "top_activation", ("top_bn", 0.015)),
+        ({"fraction": 0.001}, {}, "top_activation", ("top_bn", 0.015)),
+        ({"fraction": 0.01}, {"cut_layer": "b10_add"}, "b10_add", ("b10_project_bn", 0.022)),
+        ("block5_pool", {"backbone": "vgg16"}, "block5_pool", ("block5_conv3", 0.106)),
+        ("mixed9_1", {"backbone": "inception_v3"}, "mixed9_1", ("batch_normalization_93", 0.02)),
+        # every convolution of the last block lies before it, and only their BatchNorms after it
+        ("activation_87", {"backbone": "inception_v3"}, "activation_87", ("batch_normalization_93", 0.02)),
+    ],
+)
+def test_a_phase_that_thaws_nothing_is_refused(
+    unfreeze_from: object, besides: dict[str, Any], first: str, such_as: tuple[str, float]
+) -> None:
+    with pytest.raises(ConfigInvalid) as refused:
+        parse_config(_tuned(unfreeze_from, **besides))
+    (problem,) = refused.value.problems
+    assert problem == FieldProblem(
+        "phases.1.unfreeze_from",
+        f'From "{first}" on no layer has weights of its own: nothing of the backbone would learn. Received: '
+        f"{json.dumps(unfreeze_from)}; allowed: null, a layer with weights such as "
+        f'"{such_as[0]}", or a share such as {{"fraction": {such_as[1]}}}.',
+        unfreeze_from,
+    )
+    for allowed in (such_as[0], {"fraction": such_as[1]}):
+        parse_config(_tuned(allowed, **besides))
+
+
+def test_batchnorm_alone_learns_where_it_is_not_folded() -> None:
+    parse_config(_tuned("activation_87", features="live", backbone="inception_v3"))
+    parse_config(_tuned("top_bn"))
+
+
+def test_a_fraction_counts_layers_from_the_top() -> None:
+    def first(fraction: float, cut_layer: str | None = None) -> str | None:
+        return first_trainable_layer("tiny_cnn", FineTunePhase(unfreeze_from=Fraction(fraction=fraction)), cut_layer)
+
+    assert first_trainable_layer("tiny_cnn", FineTunePhase(unfreeze_from=None)) is None
+    assert first(0.12) == "block4_bn"  # two of sixteen
+    assert first(1.0) == "preprocessing"
+    assert first(0.25, "block2_relu") == "block2_bn"
 
 
 def test_every_wrong_field_is_named_at_once() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from core.backbones import BACKBONES
 from core.errors import ConfigInvalid, FieldProblem
-from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig
+from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig, first_trainable_layer
 from worker.training.backbones import build_backbone, settle_statistics
 from worker.training.folding import fold, folded_into, form_of
 from worker.training.graph import single_tensor_places
@@ -74,7 +74,7 @@ def build_network(config: TrainingConfig, n_classes: int, start: Start | None = 
 
     Raises:
         WeightsUnavailable: see build_backbone and read_start.
-        ConfigInvalid: a sigmoid head with other than two classes, or a layer above the cut.
+        ConfigInvalid: a sigmoid head with other than two classes.
     """
     trained = config.weights == "imagenet"
     whole = build_backbone(
@@ -131,29 +131,6 @@ def build_head(config: TrainingConfig, n_classes: int, shape: tuple[int, int, in
 
 def _glorot(seed: int, name: str) -> keras.initializers.Initializer:
     return keras.initializers.GlorotUniform(seed=zlib.crc32(f"{seed}/{name}".encode()))
-
-
-def first_trainable_layer(backbone_id: str, phase: FineTunePhase, cut_layer: str | None = None) -> str | None:
-    """Name of the first backbone layer that learns in a fine-tune phase; None: the whole backbone.
-
-    A fraction counts the layers of the catalogue up to the cut, rounded, at least one. The name is of the plain form.
-
-    Raises:
-        ConfigInvalid: the named layer lies above the cut layer.
-    """
-    if phase.unfreeze_from is None:
-        return None
-    backbone = BACKBONES[backbone_id]
-    layers = backbone.layers[: backbone.layers.index(cut_layer or backbone.default_cut_layer) + 1]
-    if isinstance(phase.unfreeze_from, str):
-        if phase.unfreeze_from not in layers:
-            message = (
-                f'"{phase.unfreeze_from}" lies above the cut layer "{layers[-1]}": nothing would learn. '
-                f"Allowed: {layers[0]} to {layers[-1]}."
-            )
-            raise ConfigInvalid(message, problems=(FieldProblem("unfreeze_from", message, phase.unfreeze_from),))
-        return phase.unfreeze_from
-    return layers[-max(1, round(phase.unfreeze_from.fraction * len(layers)))]
 
 
 def resolve_first(network: Network, phase: FineTunePhase) -> str | None:

@@ -3,11 +3,24 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.api.schemas.base import Given, Name, Notes, Tags, Text
 from core.tables import RunStatus
+from core.training_config import Augmentation, TrainingConfig
 from core.uploads import LARGEST_SEED
+
+
+def _described_by(model: type[BaseModel]) -> BeforeValidator:
+    """An object that the document describes by a model, although it is checked only when it is merged over a preset."""
+    return BeforeValidator(lambda value: value, json_schema_input_type=model)
+
+
+Changes = Annotated[dict[str, Any], _described_by(TrainingConfig)]
+_MERGED = (
+    "As many fields of a TrainingConfig as are to differ: merged over the preset, without one over the defaults. Objects are merged "
+    "field by field, lists (`phases`) and `weights` are replaced whole."
+)
 
 
 class RunIn(Given):
@@ -17,7 +30,7 @@ class RunIn(Given):
     dataset_id: Annotated[Text, Field(max_length=64)] | None = None
     name: Name | None = None
     preset: Annotated[Text, Field(max_length=60)] | None = None
-    config: dict[str, Any] | None = Field(None, description="Fields of a TrainingConfig.")
+    config: Changes | None = Field(None, description=_MERGED)
     repeats: int = Field(1, description="1 to 50 runs of one group, with rising seeds.")
 
 
@@ -27,7 +40,7 @@ class EstimateIn(Given):
     dataset_version_id: Annotated[Text, Field(max_length=64)] | None = None
     dataset_id: Annotated[Text, Field(max_length=64)] | None = None
     preset: Annotated[Text, Field(max_length=60)] | None = None
-    config: dict[str, Any] | None = Field(None, description="Fields of a TrainingConfig.")
+    config: Changes | None = Field(None, description=_MERGED)
 
 
 class EstimateOut(BaseModel):
@@ -45,7 +58,9 @@ class PreviewIn(Given):
     """Random changes of one picture; `image_size` gives the aspect of what comes back (at most 192 pixels a side)."""
 
     image_id: Annotated[Text, Field(max_length=64)]
-    augmentation: dict[str, Any] = Field({}, description="Fields of `augmentation` of a TrainingConfig.")
+    augmentation: Annotated[dict[str, Any], _described_by(Augmentation)] = Field(
+        {}, description="Fields of `augmentation` of a TrainingConfig."
+    )
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 0
     resize: Literal["crop", "pad", "squash"] = "crop"
     image_size: tuple[Annotated[int, Field(ge=16, le=1024)], Annotated[int, Field(ge=16, le=1024)]] = (224, 224)
@@ -100,7 +115,7 @@ class RunOut(BaseModel):
     group_id: str | None
     retry_of: str | None
     preset: str | None
-    config: dict[str, Any]
+    config: dict[str, Any] = Field(description="Its TrainingConfig with every field, as it was queued.")
     attempt: int
     progress: Progress
     cancel_requested: bool

@@ -1,8 +1,10 @@
 """The house: health, workers, queue, storage; backbones and presets."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
+
+from core.training_config import TrainingConfig
 
 
 class Health(BaseModel):
@@ -84,6 +86,6 @@ class PresetOut(BaseModel):
     id: str
     title: str
     description: str
-    config: dict[str, Any]
+    config: TrainingConfig
     recipe: bool
     needs_model: bool

@@ -1,12 +1,16 @@
 """Runs over REST."""
 
+from dataclasses import replace
+
 import pytest
 
 from app.api.runs import changed_paths
 from app.dependencies import House
+from core.datasets import VersionDraft, find_version, placed_pictures
 from core.runs import MOST_REPEATS
-from core.tables import Run
+from core.tables import Dataset, Run, Split
 from tests.app.people import Belongings, Caller, belongings
+from tests.core.rows import add_version
 
 pytestmark = pytest.mark.both_databases
 
@@ -52,6 +56,21 @@ def test_a_dataset_without_pictures_cannot_be_trained_on(ada: Caller) -> None:
     answer = ada.client.post("/api/v1/runs", json={"dataset_id": dataset_id})
     assert answer.status_code == 409
     assert "no pictures yet" in answer.json()["detail"]
+
+
+def test_a_class_without_training_pictures_cannot_be_learnt(ada: Caller, owned: Belongings, house: House) -> None:
+    with house.database.write() as session:
+        old = find_version(session, ada.user.id, owned.version_id)
+        placed = [
+            replace(one, split=Split.TEST) if one.class_name == "dog" else one for one in placed_pictures(session, old)
+        ]
+        dataset = session.get_one(Dataset, owned.dataset_id)
+        version_id = add_version(session, dataset, VersionDraft(placed)).id
+    answer = ada.client.post("/api/v1/runs", json={"dataset_id": owned.dataset_id})
+    assert answer.status_code == 422
+    message = 'Nothing to learn from: class "dog" has no training pictures in this dataset version.'
+    assert answer.json()["errors"] == [{"field": "dataset_version_id", "message": message, "received": version_id}]
+    assert ada.client.post("/api/v1/runs", json={"dataset_version_id": owned.version_id}).status_code == 202
 
 
 def test_the_queue_is_rung_after_the_commit(ada: Caller, owned: Belongings, house: House) -> None:

@@ -9,7 +9,7 @@ from core.backbones import BACKBONES
 from core.config import Settings
 from core.presets import PRESETS
 from core.tables import WorkerRow
-from core.training_config import parse_config
+from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig, parse_config
 from tests.app.people import Caller
 
 
@@ -53,6 +53,26 @@ def test_backbones_and_presets_are_listed(ada: Caller) -> None:
     assert [one["id"] for one in presets] == list(PRESETS)
     for one in presets:
         assert parse_config(one["config"]) == PRESETS[one["id"]].config
+
+
+def test_the_document_names_every_setting_and_asks_for_none_that_the_api_does_not_need(web: FastAPI) -> None:
+    schemas = web.openapi()["components"]["schemas"]
+    reference = "#/components/schemas/TrainingConfig"
+    assert schemas["PresetOut"]["properties"]["config"]["$ref"] == reference
+    for body in ("RunIn", "EstimateIn"):
+        arms = schemas[body]["properties"]["config"]["anyOf"]
+        assert arms == [{"$ref": reference}, {"type": "null"}]
+    assert schemas["PreviewIn"]["properties"]["augmentation"]["$ref"] == "#/components/schemas/Augmentation"
+    parts = ("TrainingConfig", "Head", "Augmentation", "Optimizer", "Schedule", "EarlyStopping")
+    phases = ("FrozenPhase", "FineTunePhase")
+    assert [one for one in parts if "required" in schemas[one]] == []
+    assert [schemas[one]["required"] for one in phases] == [["kind"], ["kind"]]
+    shown = {name: set(schemas[name]["properties"]) for name in ("TrainingConfig", *phases)}
+    assert shown == {
+        "TrainingConfig": set(TrainingConfig.model_fields),
+        "FrozenPhase": set(FrozenPhase.model_fields),
+        "FineTunePhase": set(FineTunePhase.model_fields),
+    }
 
 
 def test_a_token_is_shown_once_and_can_be_revoked(ada: Caller, nobody: TestClient) -> None:

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from starlette.testclient import TestClient
 
 from app.main import create_app
@@ -14,9 +16,24 @@ from app.pages.sending import name_of
 from app.run_form import form_values
 from core import accounts
 from core.database import open_database
+from core.ids import new_id
 from core.presets import PRESETS
-from core.tables import ApiToken, BrowserSession, Dataset, Run, RunStatus, Upload, UploadFile, User
+from core.tables import (
+    ApiToken,
+    BrowserSession,
+    Dataset,
+    Run,
+    RunStatus,
+    TrainedModel,
+    Upload,
+    UploadFile,
+    User,
+    Weights,
+    WeightsStatus,
+    utc_now,
+)
 from tests.app.pages.furnished import Furnished, furnish
+from tests.core.rows import tiny_model
 
 ORIGIN = {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}
 
@@ -33,6 +50,35 @@ def browser(furnished: Furnished) -> Iterator[TestClient]:
     yield TestClient(app, base_url="http://localhost", cookies=cookies, headers=ORIGIN, follow_redirects=False)
     app.state.house.queue.close()
     app.state.house.database.close()
+
+
+class FormFields(HTMLParser):
+    """The fields of the new-run form in a page, as a browser without a script would send them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.values: dict[str, str] = {}
+        self._inside = False
+        self._select = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "form":
+            self._inside = "data-new-run" in given
+        if not self._inside:
+            return
+        name = given.get("name") or ""
+        if tag == "select":
+            self._select = name
+        elif tag == "option" and self._select and (self._select not in self.values or "selected" in given):
+            self.values[self._select] = given.get("value") or ""
+        elif tag == "input" and name and (given.get("type") not in {"radio", "checkbox"} or "checked" in given):
+            self.values[name] = given.get("value") or ""
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "select":
+            self._select = ""
 
 
 def count(f: Furnished, table: type, *where: object) -> int:
@@ -96,6 +142,94 @@ def test_a_wrong_number_of_repeats_is_said_at_its_field(
     assert answer.status_code == 422
     assert 'id="repeats-h"' in answer.text
     assert count(furnished, Run) == before
+
+
+def shown(browser: TestClient, run_id: str) -> tuple[dict[str, str], str]:
+    """What the form of a run like this one holds, as a browser would send it, and the page."""
+    page = browser.get(f"/runs/new?like={run_id}").text
+    found = FormFields(page)
+    return found.values, page
+
+
+def queued(browser: TestClient, f: Furnished, **wish: Any) -> dict[str, Any]:
+    """A run queued by the REST API."""
+    answer = browser.post("/api/v1/runs", json={"dataset_version_id": f.version, **wish})
+    assert answer.status_code == 202, answer.text
+    run: dict[str, Any] = answer.json()
+    return run
+
+
+def config_of(browser: TestClient, answer: httpx.Response) -> dict[str, Any]:
+    """The settings of the run that a form has started."""
+    assert answer.status_code == 303, answer.text
+    config: dict[str, Any] = browser.get(f"/api/v1{answer.headers['location']}").json()["config"]
+    return config
+
+
+def test_a_run_like_one_of_a_preset_with_changes_has_the_changes(browser: TestClient, furnished: Furnished) -> None:
+    changes = {"batch_size": 17, "seed": 7, "label_smoothing": 0.123456789, "weights": {"model_id": furnished.model}}
+    run = queued(browser, furnished, preset="quick", config=changes)
+    values, _ = shown(browser, run["id"])
+    assert (values["preset"], values["batch_size"], values["seed"]) == ("own", "17", "7")
+    assert config_of(browser, browser.post("/runs", data=values)) == run["config"]
+
+
+def test_a_run_like_one_of_a_preset_as_it_is_has_the_preset(browser: TestClient, furnished: Furnished) -> None:
+    run = queued(browser, furnished, preset="quick")
+    assert shown(browser, run["id"])[0]["preset"] == "quick"
+
+
+def test_phases_that_the_form_cannot_show_are_said_and_kept(browser: TestClient, furnished: Furnished) -> None:
+    tune = {"kind": "fine_tune", "epochs": 3}
+    run = queued(browser, furnished, config={"phases": [{"kind": "frozen"}, tune, {**tune, "epochs": 4}]})
+    values, page = shown(browser, run["id"])
+    assert "These 3 phases are trained as they are" in page
+    assert not any(name.startswith(("frozen.", "fine_tune.")) for name in values)
+    again = config_of(browser, browser.post("/runs", data=values | {"batch_size": "8"}))
+    assert again == {**run["config"], "batch_size": 8}
+    refused = browser.post("/runs", data=values | {"batch_size": "0"})
+    assert "These 3 phases are trained as they are" in refused.text
+
+
+def test_weights_older_than_the_fifty_newest_are_still_what_a_run_starts_from(
+    browser: TestClient, furnished: Furnished
+) -> None:
+    run = queued(browser, furnished, config={"weights": {"model_id": furnished.model}})
+    database = open_database(furnished.settings)
+    with database.write() as session:
+        session.add_all(tiny_model(furnished.user) for _ in range(60))
+    values, page = shown(browser, run["id"])
+    assert values["weights"] == f"model_id:{furnished.model}"
+    assert page.count('<option value="model_id:') == 51
+    with database.write() as session:
+        session.execute(delete(TrainedModel).where(TrainedModel.name == "tiny"))
+        model = session.get_one(TrainedModel, furnished.model)
+        model.deleted_at = utc_now()
+    try:
+        values, page = shown(browser, run["id"])
+        assert "what is no longer there" in page
+        refused = browser.post("/runs", data=values)
+        assert refused.status_code == 422
+        assert f"There is no model &#34;{furnished.model}&#34;" in refused.text
+    finally:
+        with database.write() as session:
+            session.get_one(TrainedModel, furnished.model).deleted_at = None
+        database.close()
+
+
+def test_a_file_of_weights_older_than_the_fifty_newest_too(browser: TestClient, furnished: Furnished) -> None:
+    facts = {"owner_id": furnished.user, "backbone": "tiny_cnn", "size_bytes": 1, "status": WeightsStatus.READY}
+    database = open_database(furnished.settings)
+    with database.write() as session:
+        session.add_all(Weights(id=new_id(), filename=f"{number}.h5", **facts) for number in range(51))
+    with database.read() as session:
+        oldest = session.scalars(select(Weights.id).where(Weights.filename == "0.h5")).one()
+    database.close()
+    config = {"backbone": "tiny_cnn", "weights": {"weights_id": oldest}}
+    run = queued(browser, furnished, config=config)
+    values, page = shown(browser, run["id"])
+    assert values["weights"] == f"weights_id:{oldest}"
+    assert "file 0.h5 (Tiny network)" in page
 
 
 def test_an_unknown_preset_is_refused(browser: TestClient, furnished: Furnished) -> None:

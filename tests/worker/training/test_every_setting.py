@@ -162,3 +162,17 @@ def test_the_same_settings_give_the_same_run(tmp_path: Path) -> None:
     """Else the test above would prove nothing."""
     data = {"classes": None, "uneven": None}
     assert _run(tmp_path / "one", BASE, data) == _run(tmp_path / "other", BASE, data)
+
+
+def test_what_is_said_to_be_unused_by_lbfgs_changes_nothing_there(outcome_of: Callable[..., Outcome]) -> None:
+    fields = {one.path: one.help for one in (*fields_of_run(), *fields_of_phase("frozen"))}
+    said = {path for path, text in fields.items() if "unused by lbfgs" in text}
+    steps = {"steps_per_epoch", "ema_decay", "schedule.name", "schedule.decay_rate", "schedule.warmup_epochs"}
+    steps |= {"optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay"}
+    assert said == {"batch_size", "head.dropout", *(f"frozen.{one}" for one in steps)}
+    base = {**TINY, "phases": [{"kind": "frozen", "epochs": 3, "optimizer": {"name": "lbfgs"}}]}
+    changed = base
+    for path in said:
+        changed = _changed(changed, path, (RUN.get(path) or PHASE[path.removeprefix("frozen.")])[0])
+    assert outcome_of(changed, {}) == outcome_of(base, {})
+    assert outcome_of(_changed(changed, "frozen.epochs", 2), {}) != outcome_of(base, {})

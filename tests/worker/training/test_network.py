@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import pytest
 
+from core.backbones import BACKBONES
 from core.errors import ConfigInvalid
-from core.training_config import FineTunePhase, Fraction, FrozenPhase, Head, TrainingConfig
+from core.training_config import FineTunePhase, FrozenPhase, Head, TrainingConfig
 from worker.training.backbones import build_backbone
 from worker.training.learner import logits_of
 from worker.training.materials import live_form
@@ -15,7 +16,6 @@ from worker.training.network import (
     Network,
     build_network,
     computing_in,
-    first_trainable_layer,
     inference_model,
     layer_summary,
     resolve_first,
@@ -131,12 +131,18 @@ def test_a_batchnorm_named_in_the_folded_form_means_the_layer_that_took_it_up() 
     assert resolve_first(network, phase) == "block4_conv"
 
 
-def test_a_fraction_counts_layers_from_the_top() -> None:
-    assert first_trainable_layer("tiny_cnn", FineTunePhase(unfreeze_from=None)) is None
-    assert first_trainable_layer("tiny_cnn", FineTunePhase(unfreeze_from=Fraction(fraction=0.001))) == "block4_relu"
-    assert first_trainable_layer("tiny_cnn", FineTunePhase(unfreeze_from=Fraction(fraction=1.0))) == "preprocessing"
-    below = first_trainable_layer("tiny_cnn", FineTunePhase(unfreeze_from=Fraction(fraction=0.001)), "block2_relu")
-    assert below == "block2_relu"
+@pytest.mark.parametrize("features", ["live", "cached"])
+def test_what_the_config_lets_thaw_learns_and_what_it_refuses_would_not(features: str) -> None:
+    network = build_network(_config(phases=(FrozenPhase(features=features),)), 3)
+    for layer in BACKBONES["tiny_cnn"].layers:
+        phase = FineTunePhase(features=features, unfreeze_from=layer)
+        set_trainable(network, phase)
+        try:
+            _config(phases=(FrozenPhase(features=features), phase))
+        except ConfigInvalid:
+            assert not network.backbone.trainable_weights, layer
+        else:
+            assert network.backbone.trainable_weights, layer
 
 
 def test_a_layer_above_the_cut_cannot_be_thawed() -> None:

@@ -96,6 +96,19 @@ def start() -> Iterator[Any]:
             stream.close()
 
 
+def test_lbfgs_whose_features_do_not_fit_the_cache_ends_with_what_to_do(tmp_path: Path, start: Any) -> None:
+    phases = [{"kind": "frozen", "epochs": 5, "optimizer": {"name": "lbfgs"}}]
+    trainer = start(make_run_folder(tmp_path / "run", {"phases": phases}, cache_limit_bytes=5_000))
+    assert trainer.end() == 5
+    assert trainer.heard[-1] == {
+        "event": "failed",
+        "kind": "config",
+        "message": "lbfgs needs its features stored, and the cache limit is too small for them. Raise it, or choose adam.",
+        "advice": "Change the setting that the message names and start the run again.",
+    }
+    assert not trainer.curve
+
+
 def test_a_whole_run_leaves_what_the_contract_names(tmp_path: Path, start: Any) -> None:
     phases = [{"kind": "frozen", "epochs": 2}, {"kind": "fine_tune", "epochs": 1, "unfreeze_from": "block3_conv"}]
     path = make_run_folder(tmp_path / "run", {"phases": phases})
