@@ -81,7 +81,7 @@ def make_extractor(
         "weights": weights_hash(frozen),
         "extractor_version": EXTRACTOR_VERSION,
         "tensorflow": tf.__version__,
-        "processor": processor_class(),
+        "computed_by": computed_by(),
         "compute": compute,
         "augmentation": None if augmentation is None else augmentation.model_dump(mode="json"),
     }
@@ -109,8 +109,21 @@ def weights_hash(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
+def computed_by() -> str:
+    """What computes here, as far as it decides the last digits of features: the GPU where one is seen, else the class of processor.
+
+    A host's workers may have a GPU or not, and they share one store.
+    """
+    seen = tf.config.list_physical_devices("GPU")
+    if not seen:
+        return processor_class()
+    details = tf.config.experimental.get_device_details(seen[0])  # the only one that a run uses
+    capability = ".".join(str(part) for part in details.get("compute_capability", ("unknown",)))
+    return f"GPU {details.get('device_name', 'unknown')} {capability}"
+
+
 def processor_class() -> str:
-    """What decides which kernels run here: features of another class of processor differ in their last digits."""
+    """What decides which kernels run on a processor: features of another class of them differ in their last digits."""
     wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "i8mm")
     flags: set[str] = set()
     info = Path("/proc/cpuinfo")

@@ -57,11 +57,17 @@ def phase_begins(phase: FrozenPhase | FineTunePhase, summary: Mapping[str, Any])
     return f"{_NAMES[phase.kind]}: {learn:,} of {learn + fixed:,} parameters learn{thawed}; {by}."
 
 
-def features_ready(computed: int, seconds: float) -> str:
-    """How many features were computed now."""
+def features_ready(computed: int, seconds: float, precision: str) -> str:
+    """How many features were computed now, and in which arithmetic."""
     if computed == 0:
-        return "The features of the frozen part were in the store already."
-    return f"Computed {computed:,} features of the frozen part in {seconds:.1f} s ({computed / max(seconds, 1e-3):,.0f} images/s)."
+        return f"The features of the frozen part were in the store already ({precision})."
+    speed = f"{computed / max(seconds, 1e-3):,.0f} images/s"
+    return f"Computed {computed:,} features of the frozen part in {seconds:.1f} s ({speed}, {precision})."
+
+
+def quick_steps() -> str:
+    """That steps through the whole network are not in float32."""
+    return "Steps go through the whole network, in bfloat16 from its fourth convolution on."
 
 
 def phase_ended(result: Mapping[str, Any]) -> str:
