@@ -20,7 +20,7 @@ from worker.training.run_folder import RunFolder
 from worker.training.segments import PICTURE, Lookup, SegmentStore
 
 # Raise when the same picture, weights and view would give other numbers: features stored before are then no longer found.
-EXTRACTOR_VERSION = 5
+EXTRACTOR_VERSION = 6
 _BATCH = 32
 
 
