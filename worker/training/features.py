@@ -21,7 +21,7 @@ from worker.training.segments import PICTURE, Lookup, SegmentStore
 
 # Raise when the same picture, weights and view would give other numbers: features stored before are then no longer found.
 EXTRACTOR_VERSION = 6
-_BATCH = 32
+_BATCH = 32  # pictures of 224 x 224 pixels; the numbers of one depend on it in their last digits where a kernel has a remainder
 
 
 @dataclass(frozen=True)
@@ -206,10 +206,11 @@ class FeatureStore:
     def _computed(
         self, extractor: Extractor, positions: np.ndarray, keys: np.ndarray
     ) -> Iterator[tuple[int, np.ndarray]]:
-        starts = range(0, len(positions), _BATCH)
-        batches = prefetched(starts, lambda start: self._pictures.batch(positions[start : start + _BATCH]))
+        size = self._folder.at_once(_BATCH)
+        starts = range(0, len(positions), size)
+        batches = prefetched(starts, lambda start: self._pictures.batch(positions[start : start + size]))
         for start, pixels in zip(starts, batches, strict=True):
-            seeds = np.ascontiguousarray(keys[start : start + _BATCH, :8]).view(np.int32)
+            seeds = np.ascontiguousarray(keys[start : start + size, :8]).view(np.int32)
             yield start, extractor.run(pixels, seeds).numpy()
 
     def finish(self) -> None:

@@ -225,7 +225,8 @@ def _fast_form(work: Workplace, frozen: keras.Model) -> Callable[[Any], Any] | N
     def pictures() -> np.ndarray:
         return work.pictures.batch(train[drawn])
 
-    cosine = bfloat16_cosine(frozen, work.network.name, fast, pictures, looked_at, work.folder.feature_store)
+    memory, at_once = work.folder.feature_store, work.folder.at_once(LOOKED_AT)
+    cosine = bfloat16_cosine(frozen, work.network.name, fast, pictures, looked_at, memory, at_once)
     if cosine > ENOUGH:
         return fast
     work.speaker.log(f"bfloat16 differs too much from float32 here (cosine {cosine:.5f}): float32 is used.")

@@ -14,7 +14,7 @@ from worker.training.checkpoints import Arrays, State
 from worker.training.events import Place, Progress
 from worker.training.layers import picture_seeds
 from worker.training.learner import Batches, Learner, Sums, assign, in_order, numbered, reseed
-from worker.training.materials import Material, Setup, Workplace
+from worker.training.materials import Material, PixelMaterial, Setup, Workplace
 from worker.training.prefetch import prefetched
 
 Phase = FrozenPhase | FineTunePhase
@@ -23,7 +23,7 @@ Save = Callable[[dict[str, Arrays], tuple[str, ...]], None]
 _SMALL_RECORD = 64 * 1024  # bytes: below it, one call of the graph takes many steps
 _CALL_BYTES = 16 * 2**20  # gathered for one such call
 _CALL_STEPS = 64
-_JUDGED = 64  # pictures judged at once, more of them when they are small
+_JUDGED = 64  # pictures of 224 x 224 pixels judged at once, more of them where stored features are small
 
 
 def better(metrics: dict[str, float], than: dict[str, Any]) -> bool:
@@ -208,7 +208,9 @@ class PhaseRun:
 def judge(learner: Learner, work: Workplace, material: Material) -> Sums:
     """Loss and accuracy on the plain validation pictures, without smoothing, class weights or dropout."""
     labels = work.labels("validation")
-    size = _JUDGED if material.record_bytes > _SMALL_RECORD else 16 * _JUDGED
+    # decoded pictures are small, what the network makes of them is not
+    small = material.record_bytes <= _SMALL_RECORD and not isinstance(material, PixelMaterial)
+    size = work.folder.at_once(16 * _JUDGED if small else _JUDGED)
     parts = [np.arange(first, min(first + size, len(labels))) for first in range(0, len(labels), size)]
     sums = Sums()
     for places, x in zip(parts, prefetched(parts, lambda part: material.fetch(part, 0)), strict=True):

@@ -89,6 +89,7 @@ def bfloat16_cosine(
     pictures: Callable[[], np.ndarray],
     looked_at: Mapping[str, object],
     memory: Path,
+    at_once: int = LOOKED_AT,
 ) -> float:
     """Mean cosine between float32 and bfloat16 features over some pictures.
 
@@ -101,6 +102,7 @@ def bfloat16_cosine(
         pictures: gives uint8 [n, H, W, 3].
         looked_at: which pictures these are, and how they became pixels; JSON.
         memory: folder in which answers are kept.
+        at_once: pictures that fit into memory together.
     """
     part = re.sub(r"[^\w.]+", "-", f"{name}-{end_of(frozen)}")
     meaning = [EXTRACTOR_VERSION, computed_by(), tf.__version__, weights_hash(frozen), dict(looked_at)]
@@ -109,17 +111,20 @@ def bfloat16_cosine(
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["cosine"])
     except (OSError, ValueError, KeyError):
-        cosine = _cosine(frozen, fast, pictures())
+        cosine = _cosine(frozen, fast, pictures(), at_once)
     memory.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"cosine": cosine}), encoding="utf-8")
     return cosine
 
 
-def _cosine(frozen: keras.Model, fast: Callable[[Any], Any], pictures: np.ndarray) -> float:
-    x = tf.cast(pictures, tf.float32)
-    left, right = _rows(frozen(x, training=False)), _rows(fast(x))  # once: not worth a trace
-    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    return float(np.mean(np.sum(left * right, axis=1) / np.maximum(norms, 1e-12)))
+def _cosine(frozen: keras.Model, fast: Callable[[Any], Any], pictures: np.ndarray, at_once: int) -> float:
+    found = []
+    for first in range(0, len(pictures), at_once):
+        x = tf.cast(pictures[first : first + at_once], tf.float32)
+        left, right = _rows(frozen(x, training=False)), _rows(fast(x))  # a few times: not worth a trace
+        norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+        found.append(np.sum(left * right, axis=1) / np.maximum(norms, 1e-12))
+    return float(np.mean(np.concatenate(found)))
 
 
 def _rows(values: object) -> np.ndarray:

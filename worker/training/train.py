@@ -236,14 +236,14 @@ def _robustness(work: Workplace, answer: Answer) -> dict[str, Any]:
     places = sample(work.labels("test"))
     total = len(places) * (len(CHANGES) + 1)
     progress = Progress(work.speaker, Place("evaluate", message="Trying the test pictures made worse"), total, total)
-    done = 0
+    done, size = 0, work.folder.at_once(BATCH)
 
     def ask_all(pixels: np.ndarray) -> np.ndarray:
         nonlocal done
         parts = []
-        for first in range(0, len(pixels), BATCH):
+        for first in range(0, len(pixels), size):
             work.orders.check()
-            parts.append(answer(pixels[first : first + BATCH]))
+            parts.append(answer(pixels[first : first + size]))
             done += len(parts[-1])
             progress.at(done, done)
         return np.concatenate(parts)
