@@ -16,6 +16,7 @@ from worker.training.layers import picture_seeds
 from worker.training.learner import Batches, Learner, Sums, assign, in_order, numbered, reseed
 from worker.training.materials import Material, PixelMaterial, Setup, Workplace
 from worker.training.prefetch import prefetched
+from worker.training.telling import batch_larger_than_train
 
 Phase = FrozenPhase | FineTunePhase
 Save = Callable[[dict[str, Arrays], tuple[str, ...]], None]
@@ -121,6 +122,8 @@ class PhaseRun:
             groups: of the checkpoint to go on from; empty at the phase's start.
         """
         state, phase = self._state, self._phase
+        if phase.steps_per_epoch is None and self._batch_size > len(self._labels):
+            self._work.speaker.log(batch_larger_than_train(self._batch_size, len(self._labels)))
         if state.phase_epoch:
             self.learner.restore(groups, state.phase_epoch)
             self._best = in_order(groups["best"])
