@@ -96,7 +96,7 @@ def _textbook(*phases: FrozenPhase | FineTunePhase, head: Head, **settings: Any)
 
 
 _NO_AUGMENTATION = Augmentation(horizontal_flip=False, rotation_degrees=0.0)
-# ImageDataGenerator's shear_range=0.2 is an angle in degrees; it draws a zoom for each axis, the layer here one for both
+# ImageDataGenerator's shear_range=0.2 is an angle in degrees
 _AS_CHOLLET_AUGMENTS = Augmentation(
     rotation_degrees=40.0, shift=(0.2, 0.2), shear_degrees=0.2, zoom=0.2, fill_mode="nearest"
 )

@@ -1,5 +1,6 @@
 """What the documents say is what the code does."""
 
+import ast
 import re
 import tempfile
 from collections import Counter
@@ -108,12 +109,35 @@ def test_every_command_and_its_options_are_documented() -> None:
         assert [one for one in options if f"`{one}`" not in page and f"{one} " not in page] == [], command
 
 
-def test_every_test_that_the_engines_page_names_exists() -> None:
-    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
-    there = set(re.findall(r"^def (test_\w+)\(", sources, re.MULTILINE))
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "engine.md").read_text(encoding="utf-8")))
+def slowness_of_tests() -> dict[str, str]:
+    """Name of every test function -> "slow", "partly slow" (some of its cases are), or "" (it runs in `make test`)."""
+
+    def says_slow(node: ast.AST) -> bool:
+        return any(isinstance(part, ast.Attribute) and part.attr == "slow" for part in ast.walk(node))
+
+    found = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        assigned = [one for one in body if isinstance(one, ast.Assign | ast.AnnAssign) and says_slow(one)]
+        slow_lists = {name.id for one in assigned for name in ast.walk(one) if isinstance(name, ast.Name)} - {"pytest"}
+        for function in body:
+            if isinstance(function, ast.FunctionDef) and function.name.startswith("test_"):
+                marks = function.decorator_list
+                whole = any(isinstance(mark, ast.Attribute) and mark.attr == "slow" for mark in marks)
+                names = {part.id for mark in marks for part in ast.walk(mark) if isinstance(part, ast.Name)}
+                partly = any(says_slow(mark) for mark in marks) or names & slow_lists
+                found[function.name] = "slow" if whole else "partly slow" if partly else ""
+    return found
+
+
+def test_every_test_that_the_engines_page_names_exists_and_is_called_slow_where_it_is() -> None:
+    slowness = slowness_of_tests()
+    page = (ROOT / "docs" / "engine.md").read_text(encoding="utf-8")
+    named = dict(re.findall(r"`(test_\w+)`(?: \*(slow|partly slow)\*)?", page))
     assert len(named) > 20
-    assert named - there == set()
+    assert set(named) - set(slowness) == set()
+    assert {name: mark for name, mark in named.items() if mark != slowness[name]} == {}
+    assert {"slow", "partly slow"} <= set(named.values())
 
 
 def slugs(document: Path) -> set[str]:

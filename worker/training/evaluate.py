@@ -13,7 +13,7 @@ from worker.training.judgement import Judged
 from worker.training.materials import Workplace
 from worker.training.network import Network, inference_model
 
-BATCH = 32
+BATCH = 32  # pictures of 224 x 224 pixels
 Answer = Callable[[np.ndarray], np.ndarray]
 
 
@@ -68,15 +68,16 @@ def ask(work: Workplace, answer: Answer, message: str) -> Judged:
     """Probabilities of every test and validation picture, from the decoded cache."""
     sides = [work.positions("test"), work.positions("validation")]
     total = sum(len(side) for side in sides)
-    steps = sum(-(-len(side) // BATCH) for side in sides)
+    size = work.folder.at_once(BATCH)
+    steps = sum(-(-len(side) // size) for side in sides)
     progress = Progress(work.speaker, Place("evaluate", message=message), steps, total)
     step = done = 0
     found = []
     for positions in sides:
         parts = []
-        for first in range(0, len(positions), BATCH):
+        for first in range(0, len(positions), size):
             work.orders.check()
-            parts.append(answer(work.pictures.batch(positions[first : first + BATCH])))
+            parts.append(answer(work.pictures.batch(positions[first : first + size])))
             step, done = step + 1, done + len(parts[-1])
             progress.at(step, done)
         found.append(np.concatenate(parts))

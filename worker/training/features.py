@@ -20,8 +20,8 @@ from worker.training.run_folder import RunFolder
 from worker.training.segments import PICTURE, Lookup, SegmentStore
 
 # Raise when the same picture, weights and view would give other numbers: features stored before are then no longer found.
-EXTRACTOR_VERSION = 5
-_BATCH = 32
+EXTRACTOR_VERSION = 6
+_BATCH = 32  # pictures of 224 x 224 pixels; the numbers of one depend on it in their last digits where a kernel has a remainder
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def make_extractor(
         "weights": weights_hash(frozen),
         "extractor_version": EXTRACTOR_VERSION,
         "tensorflow": tf.__version__,
-        "processor": processor_class(),
+        "computed_by": computed_by(),
         "compute": compute,
         "augmentation": None if augmentation is None else augmentation.model_dump(mode="json"),
     }
@@ -109,8 +109,21 @@ def weights_hash(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
+def computed_by() -> str:
+    """What computes here, as far as it decides the last digits of features: the GPU where one is seen, else the class of processor.
+
+    A host's workers may have a GPU or not, and they share one store.
+    """
+    seen = tf.config.list_physical_devices("GPU")
+    if not seen:
+        return processor_class()
+    details = tf.config.experimental.get_device_details(seen[0])  # the only one that a run uses
+    capability = ".".join(str(part) for part in details.get("compute_capability", ("unknown",)))
+    return f"GPU {details.get('device_name', 'unknown')} {capability}"
+
+
 def processor_class() -> str:
-    """What decides which kernels run here: features of another class of processor differ in their last digits."""
+    """What decides which kernels run on a processor: features of another class of them differ in their last digits."""
     wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "i8mm")
     flags: set[str] = set()
     info = Path("/proc/cpuinfo")
@@ -193,10 +206,11 @@ class FeatureStore:
     def _computed(
         self, extractor: Extractor, positions: np.ndarray, keys: np.ndarray
     ) -> Iterator[tuple[int, np.ndarray]]:
-        starts = range(0, len(positions), _BATCH)
-        batches = prefetched(starts, lambda start: self._pictures.batch(positions[start : start + _BATCH]))
+        size = self._folder.at_once(_BATCH)
+        starts = range(0, len(positions), size)
+        batches = prefetched(starts, lambda start: self._pictures.batch(positions[start : start + size]))
         for start, pixels in zip(starts, batches, strict=True):
-            seeds = np.ascontiguousarray(keys[start : start + _BATCH, :8]).view(np.int32)
+            seeds = np.ascontiguousarray(keys[start : start + size, :8]).view(np.int32)
             yield start, extractor.run(pixels, seeds).numpy()
 
     def finish(self) -> None:

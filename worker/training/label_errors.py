@@ -21,7 +21,7 @@ from worker.training.materials import Setup, Workplace, make_setup
 from worker.training.network import build_network
 from worker.training.orders import Orders
 from worker.training.out_of_fold import Ranking, out_of_fold, ranked
-from worker.training.precision import processor_has_bfloat16
+from worker.training.precision import may_use_bfloat16
 from worker.training.run_folder import RunFolder
 
 FOUND = "label_errors.jsonl"
@@ -41,7 +41,7 @@ def find_label_errors(folder: RunFolder, pictures: DecodedPictures, speaker: Spe
     keras.utils.set_random_seed(folder.config.seed)
     pictures.set_resize(PictureResizer(folder.config.image_size, folder.config.resize))
     network = build_network(folder.config, len(folder.class_names))
-    wants_bfloat16 = folder.config.precision == "auto" and processor_has_bfloat16()
+    wants_bfloat16 = may_use_bfloat16(folder.config.precision)
     work = Workplace(folder, network, pictures, FeatureStore(folder, pictures), speaker, orders, wants_bfloat16)
     _wait_for_pictures(work)
     setup = make_setup(work, folder.config.phases[0], 0)

@@ -13,7 +13,7 @@ from worker.training.affine import moved
 
 ResizeMode = Literal["crop", "pad", "squash"]
 _PADDED_PIXELS = 64_000_000  # a padded square larger than this would cost gigabytes for a sliver of a picture
-_RANDOM_NUMBERS = 9
+_RANDOM_NUMBERS = 9  # and a tenth, drawn by itself, so that these stay as they are
 _PACKET = 16  # float32 numbers in the widest registers
 
 
@@ -136,12 +136,16 @@ class AugmentationLayer(keras.layers.Layer):
 
     def changed(self, images: Any, seeds: Any) -> Any:
         """Pictures changed as their seeds say, not rounded: uint8 or float [n, h, w, 3], int32 [n, 2] -> float32 [n, h, w, 3]."""
-        draws = tf.map_fn(
-            lambda one: tf.random.stateless_uniform((_RANDOM_NUMBERS,), one, -1.0, 1.0),
-            tf.convert_to_tensor(seeds),
-            fn_output_signature=tf.float32,
-        )
+        draws = tf.map_fn(self._drawn, tf.convert_to_tensor(seeds), fn_output_signature=tf.float32)
         return self._colour(self._move(images, draws), draws)
+
+    def _drawn(self, seed: Any) -> Any:
+        """A picture's random numbers, float32 [10] in -1..1, from its seed int32 [2]."""
+        numbers = tf.random.stateless_uniform((_RANDOM_NUMBERS,), seed, -1.0, 1.0)
+        if not self.augmentation.zoom:
+            return tf.pad(numbers, [[0, 1]])
+        other = tf.random.experimental.stateless_fold_in(seed, _RANDOM_NUMBERS)
+        return tf.concat([numbers, tf.random.stateless_uniform((1,), other, -1.0, 1.0)], axis=0)
 
     def _own_seeds(self, count: Any) -> Any:
         call = self.calls.assign_add(1)
@@ -160,13 +164,13 @@ class AugmentationLayer(keras.layers.Layer):
         return moved(images, transforms, wanted.fill_mode)
 
     def _transforms(self, draws: Any, size: Any) -> Any:
-        """[n, 6]: where each output pixel (x, y) is taken from; turn, shear and zoom about the centre, then flips and shifts."""
+        """[n, 6]: where each output pixel (x, y) is taken from; turn, shear and zoom (by axis) about the centre, then flips and shifts."""
         wanted = self.augmentation
         turn = draws[:, 0] * math.radians(wanted.rotation_degrees)
         shear = draws[:, 1] * math.radians(wanted.shear_degrees)
-        zoom = 1.0 / (1.0 + draws[:, 2] * wanted.zoom)
-        flip_x = tf.where((draws[:, 3] < 0) & wanted.horizontal_flip, -zoom, zoom)
-        flip_y = tf.where((draws[:, 4] < 0) & wanted.vertical_flip, -zoom, zoom)
+        zoom_x, zoom_y = (1.0 / (1.0 + draws[:, number] * wanted.zoom) for number in (2, _RANDOM_NUMBERS))
+        flip_x = tf.where((draws[:, 3] < 0) & wanted.horizontal_flip, -zoom_x, zoom_x)
+        flip_y = tf.where((draws[:, 4] < 0) & wanted.vertical_flip, -zoom_y, zoom_y)
         # rotation times shear, the matrix of Keras' ImageDataGenerator, columns scaled
         a, b = tf.cos(turn) * flip_x, -tf.sin(turn + shear) * flip_y
         c, d = tf.sin(turn) * flip_x, tf.cos(turn + shear) * flip_y

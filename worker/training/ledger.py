@@ -65,7 +65,7 @@ class Ledger:
         together = {**groups, **self.finished}
         checkpoints.save(self._folder.checkpoints, self.state, together, unchanged=(*unchanged, *self.finished))
 
-    def close_phase(self, network: Network, variables: Sequence[Any]) -> None:
+    def close_phase(self, network: Network, variables: Sequence[Any], precision: str) -> None:
         """Book the end of a phase: its result and weights into a checkpoint, then an empty page for the next phase."""
         state = self.state
         kept = state.best if self._folder.config.phases[state.phase_index].keep == "best" else state.last_validation
@@ -76,6 +76,7 @@ class Ledger:
                 "epochs": state.phase_epoch,
                 "validation": {name: kept[name] for name in ("loss", "accuracy")},
                 "seconds": round(state.seconds, 3),
+                "precision": precision,
             }
         )
         every = every_variable(network)

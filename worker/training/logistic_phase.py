@@ -10,13 +10,19 @@ from typing import Any
 import numpy as np
 
 from core.errors import ConfigInvalid
-from core.training_config import FrozenPhase
+from core.training_config import FrozenPhase, Head
 from worker.training.checkpoints import State
 from worker.training.heads import Problem, Scaler, choose_strength, fit, fit_scaler, one_blas_thread, unpack
 from worker.training.learner import Sums
 from worker.training.materials import Setup, Workplace
 from worker.training.phases import account, class_weights, stopped_early
+from worker.training.telling import not_used_by_logistic_regression
 
+_OF_STEPS = {
+    "optimizer": ("learning_rate", "momentum", "weight_decay"),
+    "schedule": ("name", "decay_rate", "warmup_epochs"),
+    "head": ("dropout",),
+}
 _MOST_BYTES = 10**9  # of features in memory; standardising needs as much again
 
 
@@ -24,6 +30,9 @@ def run_logistic(work: Workplace, phase: FrozenPhase, index: int, setup: Setup, 
     """Fit the head and put the kept weights into the network."""
     started = time.monotonic()
     n_classes, config = work.n_classes, work.config
+    unused = unused_settings(phase, config.head)
+    if unused:
+        work.speaker.log(not_used_by_logistic_regression(unused))
     train, labels, groups = _all_views(work, setup)
     scaler = fit_scaler(train)
     smooth = np.full((len(labels), n_classes), config.label_smoothing / n_classes, np.float32)
@@ -44,6 +53,17 @@ def run_logistic(work: Workplace, phase: FrozenPhase, index: int, setup: Setup, 
     kernel, bias = scaler.merged(*unpack(kept, n_classes))
     dense.kernel.assign(kernel)
     dense.bias.assign(bias)
+
+
+def unused_settings(phase: FrozenPhase, head: Head) -> list[str]:
+    """Settings that steps would go by and this has no use for, where they are not as they are by default; named as in the config."""
+    given, plain = (
+        {**one.model_dump(), "head": two.model_dump()} for one, two in ((phase, head), (FrozenPhase(), Head()))
+    )
+    changed = [name for name in ("steps_per_epoch", "ema_decay") if given[name] != plain[name]]
+    for part, names in _OF_STEPS.items():
+        changed += [f"{part}.{name}" for name in names if given[part][name] != plain[part][name]]
+    return changed
 
 
 def _all_views(work: Workplace, setup: Setup) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,14 +10,21 @@ import numpy as np
 import tensorflow as tf
 
 from core.training_config import Augmentation, FineTunePhase, FrozenPhase, TrainingConfig
-from worker.training.data import DecodedPictures
+from worker.training.data import DecodedPictures, preprocessing
 from worker.training.events import Place, Progress, Speaker
 from worker.training.features import Extractor, Features, FeatureStore, make_extractor
 from worker.training.layers import AugmentationLayer
 from worker.training.learner import Logits, logits_of
 from worker.training.network import Network, computing_in, resolve_first, set_trainable, split_backbone
 from worker.training.orders import Orders
-from worker.training.precision import ENOUGH, LOOKED_AT, bfloat16_cosine, exact_layers, in_bfloat16
+from worker.training.precision import (
+    ENOUGH,
+    LOOKED_AT,
+    bfloat16_cosine,
+    drawn_across_classes,
+    exact_layers,
+    in_bfloat16,
+)
 from worker.training.run_folder import RunFolder
 
 
@@ -64,7 +71,7 @@ class Workplace:
 
     Attributes:
         wants_bfloat16: frozen parts may run in bfloat16 where that is checked to agree.
-        precision: what the frozen parts ran in.
+        precision: "bfloat16" once a phase has computed in it, else "float32".
     """
 
     folder: RunFolder
@@ -104,6 +111,7 @@ class Setup:
         augment: (inputs, seeds) -> inputs, in the loop; None where there is nothing to do there.
         variables: what learns.
         train_features: the stored features of train; None when the phase is live.
+        precision: what the phase computes in below its head: "bfloat16" or "float32".
     """
 
     train: Material
@@ -112,10 +120,18 @@ class Setup:
     augment: Callable[[Any, Any], Any] | None
     variables: list[Any]
     train_features: Features | None
+    precision: str
 
 
 def make_setup(work: Workplace, phase: FrozenPhase | FineTunePhase, index: int) -> Setup:
     """Thaw what the phase says, and compute or find the features of what stays frozen."""
+    setup = _made(work, phase, index)
+    if setup.precision == "bfloat16":
+        work.precision = setup.precision
+    return setup
+
+
+def _made(work: Workplace, phase: FrozenPhase | FineTunePhase, index: int) -> Setup:
     set_trainable(work.network, phase)
     if phase.features == "live":
         return _live(work, phase)
@@ -180,7 +196,13 @@ def _stored(
         variables = [*upper.trainable_variables, *head.trainable_variables]
     only_view = np.zeros(len(work.positions("validation")), np.int64)
     return Setup(
-        StoredMaterial(train, first_views), StoredMaterial(validation, only_view), logits, None, variables, train
+        StoredMaterial(train, first_views),
+        StoredMaterial(validation, only_view),
+        logits,
+        None,
+        variables,
+        train,
+        "float32" if fast is None else "bfloat16",
     )
 
 
@@ -195,13 +217,17 @@ def _extractor(work: Workplace, frozen: keras.Model, fast: Callable[[Any], Any] 
 def _fast_form(work: Workplace, frozen: keras.Model) -> Callable[[Any], Any] | None:
     """The frozen part as it answers in bfloat16; None where that changes its features too much."""
     fast = in_bfloat16(frozen)
+    train = work.positions("train")
+    digests = work.folder.pictures.digests[train]
+    drawn = drawn_across_classes(digests, work.labels("train"), LOOKED_AT)
+    looked_at = {**preprocessing(work.folder), "pictures": [digest.tobytes().hex() for digest in digests[drawn]]}
 
     def pictures() -> np.ndarray:
-        return work.pictures.batch(work.positions("train")[:LOOKED_AT])
+        return work.pictures.batch(train[drawn])
 
-    cosine = bfloat16_cosine(frozen, work.network.name, fast, pictures, work.folder.feature_store)
+    memory, at_once = work.folder.feature_store, work.folder.at_once(LOOKED_AT)
+    cosine = bfloat16_cosine(frozen, work.network.name, fast, pictures, looked_at, memory, at_once)
     if cosine > ENOUGH:
-        work.precision = "bfloat16"
         return fast
     work.speaker.log(f"bfloat16 differs too much from float32 here (cosine {cosine:.5f}): float32 is used.")
     return None
@@ -227,9 +253,7 @@ def _speak_of_features(work: Workplace, phase: FrozenPhase | FineTunePhase, inde
 def _live(work: Workplace, phase: FrozenPhase | FineTunePhase) -> Setup:
     """The setup that runs the whole network in every step."""
     network = work.network
-    # live as wished is a textbook's way and stays float32; live because everything learns may be quick
-    may_be_fast = work.wants_bfloat16 and phase.features == "cached"
-    fast = may_be_fast and _fast_form(work, pooled(network)) is not None
+    fast = _quick_steps(work, phase)
     return Setup(
         PixelMaterial(work.pictures, work.positions("train")),
         PixelMaterial(work.pictures, work.positions("validation")),
@@ -237,7 +261,29 @@ def _live(work: Workplace, phase: FrozenPhase | FineTunePhase) -> Setup:
         augmenting(phase, work.config.augmentation),
         [*network.backbone.trainable_variables, *network.head.trainable_variables],
         None,
+        "bfloat16" if fast else "float32",
     )
+
+
+def _quick_steps(work: Workplace, phase: FrozenPhase | FineTunePhase) -> bool:
+    """Whether steps through the whole network compute in bfloat16; where the settings insist on it in vain, the log says why not."""
+    if not work.wants_bfloat16:
+        return False
+    # live as wished is a textbook's way and stays float32; live because everything learns may be quick
+    if phase.features == "live":
+        reason = "a phase with live features computes in float32"
+    elif has_batch_norms(work.network.backbone):
+        reason = "steps through BatchNorms that are not folded compute in float32"
+    else:
+        return _fast_form(work, pooled(work.network)) is not None
+    if work.config.precision == "mixed":
+        work.speaker.log(f'precision "mixed" cannot be honoured in this phase: {reason}.')
+    return False
+
+
+def has_batch_norms(backbone: keras.Model) -> bool:
+    """True where a BatchNorm is left that no convolution has taken up: it would be slow in bfloat16."""
+    return any(isinstance(layer, keras.layers.BatchNormalization) for layer in backbone.layers)
 
 
 def augmenting(phase: FrozenPhase | FineTunePhase, augmentation: Augmentation) -> Callable[[Any, Any], Any] | None:
@@ -254,8 +300,7 @@ def live_form(network: Network, logits: Logits, *, bfloat16: bool) -> Logits:
         bfloat16: compute in bfloat16 from the fourth convolution on, where no BatchNorm is left that would be slow in it.
     """
     backbone = network.backbone
-    norms = any(isinstance(layer, keras.layers.BatchNormalization) for layer in backbone.layers)
-    if norms or not bfloat16:
+    if not bfloat16 or has_batch_norms(backbone):
         return through(backbone, logits)
     return through(backbone, logits, "mixed_bfloat16", exact=exact_layers(backbone))
 

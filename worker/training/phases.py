@@ -14,8 +14,9 @@ from worker.training.checkpoints import Arrays, State
 from worker.training.events import Place, Progress
 from worker.training.layers import picture_seeds
 from worker.training.learner import Batches, Learner, Sums, assign, in_order, numbered, reseed
-from worker.training.materials import Material, Setup, Workplace
+from worker.training.materials import Material, PixelMaterial, Setup, Workplace
 from worker.training.prefetch import prefetched
+from worker.training.telling import batch_larger_than_train
 
 Phase = FrozenPhase | FineTunePhase
 Save = Callable[[dict[str, Arrays], tuple[str, ...]], None]
@@ -23,7 +24,7 @@ Save = Callable[[dict[str, Arrays], tuple[str, ...]], None]
 _SMALL_RECORD = 64 * 1024  # bytes: below it, one call of the graph takes many steps
 _CALL_BYTES = 16 * 2**20  # gathered for one such call
 _CALL_STEPS = 64
-_JUDGED = 64  # pictures judged at once, more of them when they are small
+_JUDGED = 64  # pictures of 224 x 224 pixels judged at once, more of them where stored features are small
 
 
 def better(metrics: dict[str, float], than: dict[str, Any]) -> bool:
@@ -121,6 +122,8 @@ class PhaseRun:
             groups: of the checkpoint to go on from; empty at the phase's start.
         """
         state, phase = self._state, self._phase
+        if phase.steps_per_epoch is None and self._batch_size > len(self._labels):
+            self._work.speaker.log(batch_larger_than_train(self._batch_size, len(self._labels)))
         if state.phase_epoch:
             self.learner.restore(groups, state.phase_epoch)
             self._best = in_order(groups["best"])
@@ -208,7 +211,9 @@ class PhaseRun:
 def judge(learner: Learner, work: Workplace, material: Material) -> Sums:
     """Loss and accuracy on the plain validation pictures, without smoothing, class weights or dropout."""
     labels = work.labels("validation")
-    size = _JUDGED if material.record_bytes > _SMALL_RECORD else 16 * _JUDGED
+    # decoded pictures are small, what the network makes of them is not
+    small = material.record_bytes <= _SMALL_RECORD and not isinstance(material, PixelMaterial)
+    size = work.folder.at_once(16 * _JUDGED if small else _JUDGED)
     parts = [np.arange(first, min(first + size, len(labels))) for first in range(0, len(labels), size)]
     sums = Sums()
     for places, x in zip(parts, prefetched(parts, lambda part: material.fetch(part, 0)), strict=True):

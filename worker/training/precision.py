@@ -1,8 +1,9 @@
 """bfloat16 for the frozen parts, where the processor has it and real pictures confirm that it changes nothing that matters."""
 
+import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from worker.training.features import EXTRACTOR_VERSION, end_of, processor_class, weights_hash
+from worker.training.features import EXTRACTOR_VERSION, computed_by, end_of, processor_class, weights_hash
 from worker.training.network import computing_in
 
 ENOUGH = 0.999  # mean cosine between the features of float32 and of bfloat16 over the pictures looked at
@@ -32,6 +33,11 @@ def computes_in_bfloat16() -> bool:
         return processor_has_bfloat16()
     details = [tf.config.experimental.get_device_details(gpu) for gpu in seen]
     return all(one.get("compute_capability", (0, 0)) >= (8, 0) for one in details)
+
+
+def may_use_bfloat16(precision: str) -> bool:
+    """Whether a run with this `precision` computes in bfloat16 what passes the check: auto where it is quick, mixed everywhere."""
+    return precision == "mixed" or (precision == "auto" and computes_in_bfloat16())
 
 
 def in_bfloat16(model: keras.Model) -> Callable[[Any], Any]:
@@ -61,37 +67,64 @@ def exact_layers(model: keras.Model) -> frozenset[str]:
     return frozenset(names)
 
 
+def drawn_across_classes(digests: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """Places of at most `count` pictures, one of each class in turn, however they are listed.
+
+    Args:
+        digests: uint8 [n, 32], SHA-256 of the pictures, which decide the order inside a class and of the classes in a turn.
+        labels: int [n].
+    """
+    order = np.lexsort(digests.T[::-1])
+    turns = np.empty(len(order), np.int64)
+    for label in np.unique(labels):
+        mine = order[labels[order] == label]
+        turns[mine] = np.arange(len(mine))
+    return order[np.argsort(turns[order], kind="stable")][:count]
+
+
 def bfloat16_cosine(
-    frozen: keras.Model, name: str, fast: Callable[[Any], Any], pictures: Callable[[], np.ndarray], memory: Path
+    frozen: keras.Model,
+    name: str,
+    fast: Callable[[Any], Any],
+    pictures: Callable[[], np.ndarray],
+    looked_at: Mapping[str, object],
+    memory: Path,
+    at_once: int = LOOKED_AT,
 ) -> float:
     """Mean cosine between float32 and bfloat16 features over some pictures.
 
-    The answer is kept per weights, cut, pooling and class of processor; where it is known, nothing is built and no picture is read.
+    The answer is kept per weights, cut, pooling, pictures and what computes; where it is known, nothing is built and no picture is read.
 
     Args:
         frozen: float32 form.
         name: what it is a part of: backbone and form.
         fast: what `in_bfloat16` makes of it.
         pictures: gives uint8 [n, H, W, 3].
+        looked_at: which pictures these are, and how they became pixels; JSON.
         memory: folder in which answers are kept.
+        at_once: pictures that fit into memory together.
     """
     part = re.sub(r"[^\w.]+", "-", f"{name}-{end_of(frozen)}")
-    text = f"{EXTRACTOR_VERSION}-{processor_class()}-{tf.__version__}-{part}-{weights_hash(frozen)}"
-    path = memory / f"bfloat16-{text}.json"
+    meaning = [EXTRACTOR_VERSION, computed_by(), tf.__version__, weights_hash(frozen), dict(looked_at)]
+    key = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+    path = memory / f"bfloat16-{part}-{key}.json"
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["cosine"])
     except (OSError, ValueError, KeyError):
-        cosine = _cosine(frozen, fast, pictures())
+        cosine = _cosine(frozen, fast, pictures(), at_once)
     memory.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"cosine": cosine}), encoding="utf-8")
     return cosine
 
 
-def _cosine(frozen: keras.Model, fast: Callable[[Any], Any], pictures: np.ndarray) -> float:
-    x = tf.cast(pictures, tf.float32)
-    left, right = _rows(frozen(x, training=False)), _rows(fast(x))  # once: not worth a trace
-    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    return float(np.mean(np.sum(left * right, axis=1) / np.maximum(norms, 1e-12)))
+def _cosine(frozen: keras.Model, fast: Callable[[Any], Any], pictures: np.ndarray, at_once: int) -> float:
+    found = []
+    for first in range(0, len(pictures), at_once):
+        x = tf.cast(pictures[first : first + at_once], tf.float32)
+        left, right = _rows(frozen(x, training=False)), _rows(fast(x))  # a few times: not worth a trace
+        norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+        found.append(np.sum(left * right, axis=1) / np.maximum(norms, 1e-12))
+    return float(np.mean(np.concatenate(found)))
 
 
 def _rows(values: object) -> np.ndarray:

@@ -2,13 +2,15 @@
 
 TensorFlow's depthwise gradients on processors are slow for 5x5 filters and several times slower in bfloat16 than in float32
 (images/s of an EfficientNet-Lite0 step from `b10_add`, 2 cores with AVX-512 BF16: stock float32 163, stock bfloat16 95, this in
-float32 176, this in bfloat16 281). So here, at stride 1:
+float32 176, this in bfloat16 281). So here, at stride 1, padded to the same size, for filters of odd size:
 
 - the gradient of the input is a forward convolution with the turned filter;
 - the gradient of a filter of 5x5 or more is a forward convolution too: pictures and channels become channels together, and
   the output's gradient, as large as the picture, is the filter.
 
-Elsewhere TensorFlow's kernels run in float32.
+There, the gradient of a smaller filter, or on a larger map, is TensorFlow's kernel in the dtype that the layer computes in. At
+other strides and paddings, and for filters of even size, both gradients are TensorFlow's kernels in float32, whatever the layer
+computes in.
 """
 
 from typing import Any

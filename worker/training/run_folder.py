@@ -14,6 +14,7 @@ from core.errors import ConfigInvalid, PicturesUnreadable
 from core.training_config import TrainingConfig, parse_config
 
 SPLITS = ("train", "validation", "test")
+_COUNTED_PIXELS = 224 * 224  # of a picture for whose size numbers of pictures are meant
 _DEFAULT_LIMIT = 20_000_000_000
 _DEFAULT_RESERVE = 1_000_000_000
 
@@ -100,6 +101,19 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Where this attempt's checkpoints go."""
         return self.path / "checkpoints"
+
+    def at_once(self, most: int) -> int:
+        """How many pictures may go through the whole network in one call that trains nothing.
+
+        Args:
+            most: of pictures up to 224 x 224 pixels. Of larger ones as many as have that many pixels together: memory goes by pixels.
+                After an out-of-memory failure not more than the halved batch.
+        """
+        height, width = self.config.image_size
+        fewer = min(most, most * _COUNTED_PIXELS // (height * width))
+        if self.batch_size < self.config.batch_size:
+            fewer = min(fewer, self.batch_size)
+        return max(1, fewer)
 
     @property
     def fingerprint(self) -> str:

@@ -1,6 +1,6 @@
 """The sentences of a run's log: what was done, how long it took, what came out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.backbones import BACKBONES
@@ -57,11 +57,29 @@ def phase_begins(phase: FrozenPhase | FineTunePhase, summary: Mapping[str, Any])
     return f"{_NAMES[phase.kind]}: {learn:,} of {learn + fixed:,} parameters learn{thawed}; {by}."
 
 
-def features_ready(computed: int, seconds: float) -> str:
-    """How many features were computed now."""
+def features_ready(computed: int, seconds: float, precision: str) -> str:
+    """How many features were computed now, and in which arithmetic."""
     if computed == 0:
-        return "The features of the frozen part were in the store already."
-    return f"Computed {computed:,} features of the frozen part in {seconds:.1f} s ({computed / max(seconds, 1e-3):,.0f} images/s)."
+        return f"The features of the frozen part were in the store already ({precision})."
+    speed = f"{computed / max(seconds, 1e-3):,.0f} images/s"
+    return f"Computed {computed:,} features of the frozen part in {seconds:.1f} s ({speed}, {precision})."
+
+
+def quick_steps() -> str:
+    """That steps through the whole network are not in float32."""
+    return "Steps go through the whole network, in bfloat16 from its fourth convolution on."
+
+
+def batch_larger_than_train(batch_size: int, pictures: int) -> str:
+    """That a step has fewer pictures than the settings say."""
+    return (
+        f"batch_size {batch_size:,} is more than the {pictures:,} training pictures: one step of {pictures:,} an epoch."
+    )
+
+
+def not_used_by_logistic_regression(names: Sequence[str]) -> str:
+    """Settings that were changed for nothing."""
+    return f"Logistic regression has no use for these settings: {', '.join(names)}."
 
 
 def phase_ended(result: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from core.training_config import FrozenPhase
+from core.training_config import FrozenPhase, TrainingConfig
 from worker.training import statistics
 from worker.training.card import card_lines
 from worker.training.data import DecodedPictures
@@ -41,7 +41,7 @@ from worker.training.network import Start, layer_summary, set_trainable
 from worker.training.orders import Orders
 from worker.training.phases import PhaseRun
 from worker.training.pictures import decode
-from worker.training.precision import computes_in_bfloat16
+from worker.training.precision import may_use_bfloat16
 from worker.training.robustness import CHANGES, robustness, sample
 from worker.training.run_folder import SPLITS, RunFolder
 from worker.training.spare import READY
@@ -54,6 +54,7 @@ from worker.training.telling import (
     phase_begins,
     phase_ended,
     pictures_ready,
+    quick_steps,
 )
 
 RESULT = "result.json"
@@ -71,12 +72,12 @@ def train(folder: RunFolder, pictures: DecodedPictures, speaker: Speaker, orders
     prepare_tensorflow(folder.threads)
     keras.utils.set_random_seed(folder.config.seed)
     ledger = Ledger(folder)
-    wants_bfloat16 = _may_use_bfloat16(folder)
+    wants_bfloat16 = may_use_bfloat16(folder.config.precision)
     speaker.say(
         "started",
         versions=versions(),
         device=device(),
-        precision="bfloat16" if wants_bfloat16 else "float32",
+        precision=_hoped_for(folder.config, wants_bfloat16=wants_bfloat16),
         resumed_from=ledger.resumed_from,
     )
     pictures.set_resize(PictureResizer(folder.config.image_size, folder.config.resize))
@@ -94,9 +95,10 @@ def train(folder: RunFolder, pictures: DecodedPictures, speaker: Speaker, orders
     _finish(work, ledger, seconds)
 
 
-def _may_use_bfloat16(folder: RunFolder) -> bool:
-    wanted = folder.config.precision
-    return wanted == "mixed" or (wanted == "auto" and computes_in_bfloat16())
+def _hoped_for(config: TrainingConfig, *, wants_bfloat16: bool) -> str:
+    """What the run computes in if every check passes; what it was in the end stands in the log and in the result."""
+    possible = wants_bfloat16 and any(phase.features == "cached" for phase in config.phases)
+    return "bfloat16" if possible else "float32"
 
 
 def _wait_for_pictures(work: Workplace) -> None:
@@ -127,6 +129,8 @@ def _say_step(speaker: Speaker, folder: RunFolder, phase: str, message: str) -> 
 
 def _run_phases(work: Workplace, ledger: Ledger) -> None:
     state = ledger.state
+    if any(result.get("precision") == "bfloat16" for result in state.results):  # of the attempt that is gone on from
+        work.precision = "bfloat16"
     layers: list[dict[str, Any]] = []
     for index, phase in enumerate(work.config.phases):
         set_trainable(work.network, phase)
@@ -150,12 +154,14 @@ def _run_phase(work: Workplace, ledger: Ledger, index: int) -> None:
     spent = time.monotonic() - started
     state.seconds += spent
     if setup.train_features is not None:
-        work.speaker.log(features_ready(work.store.computed - before, spent))
+        work.speaker.log(features_ready(work.store.computed - before, spent, setup.precision))
+    elif setup.precision == "bfloat16":
+        work.speaker.log(quick_steps())
     if isinstance(phase, FrozenPhase) and phase.optimizer.name == "lbfgs":
         run_logistic(work, phase, index, setup, state)
     else:
         PhaseRun(work, index, setup, state, ledger.save).run(ledger.groups)
-    ledger.close_phase(work.network, setup.variables)
+    ledger.close_phase(work.network, setup.variables, setup.precision)
 
 
 def _finish(work: Workplace, ledger: Ledger, seconds: dict[str, float]) -> None:
@@ -230,14 +236,14 @@ def _robustness(work: Workplace, answer: Answer) -> dict[str, Any]:
     places = sample(work.labels("test"))
     total = len(places) * (len(CHANGES) + 1)
     progress = Progress(work.speaker, Place("evaluate", message="Trying the test pictures made worse"), total, total)
-    done = 0
+    done, size = 0, work.folder.at_once(BATCH)
 
     def ask_all(pixels: np.ndarray) -> np.ndarray:
         nonlocal done
         parts = []
-        for first in range(0, len(pixels), BATCH):
+        for first in range(0, len(pixels), size):
             work.orders.check()
-            parts.append(answer(pixels[first : first + BATCH]))
+            parts.append(answer(pixels[first : first + size]))
             done += len(parts[-1])
             progress.at(done, done)
         return np.concatenate(parts)

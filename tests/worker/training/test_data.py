@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ from worker.training.layers import PictureResizer
 from worker.training.orders import Cancelled, Orders
 from worker.training.pictures import decode
 from worker.training.run_folder import RunFolder, read_run_folder
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def _open(path: Path) -> tuple[RunFolder, DecodedPictures]:
@@ -104,3 +108,13 @@ def test_cancel_is_heard_while_waiting_for_pictures(tmp_path: Path) -> None:
     orders.hear("cancel")
     with pytest.raises(Cancelled):
         pictures.batch(np.array([0]))
+
+
+def test_decoding_begins_without_tensorflow() -> None:
+    """Pictures are decoded while TensorFlow is imported: what decodes them must not import it itself."""
+    code = (
+        "import sys; import worker.training.data, worker.training.__main__; "
+        "print([name for name in ('tensorflow', 'keras') if name in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert said == "[]\n"

@@ -19,7 +19,6 @@ from worker.training.ledger import every_variable
 ELSEWHERE = {
     "backbone": "test_every_backbone: each of them builds and learns",
     "weights": "test_start and test_lite_weights: of ImageNet, none, one's own, uploaded",
-    "precision": "test_network and test_features: bfloat16 where it is wanted and its check passes",
 }
 FROZEN = {"kind": "frozen", "epochs": 2, "optimizer": {"name": "adam", "learning_rate": 0.01}}
 TUNE = {"kind": "fine_tune", "epochs": 2, "features": "live", "optimizer": {"name": "adam", "learning_rate": 0.01}}
@@ -50,6 +49,7 @@ RUN: dict[str, tuple[Any, dict[str, Any]]] = {
     "class_weights": ("none", {"uneven": True}),
     "label_smoothing": (0.0, {}),
     "seed": (1, {}),
+    "precision": ("mixed", {}),  # auto is either of the two: test_precision
 }
 PHASE: dict[str, tuple[Any, dict[str, Any]]] = {
     "epochs": (3, {}),
@@ -83,6 +83,7 @@ ALWAYS = {
     "class_weights",
     "label_smoothing",
     "seed",
+    "precision",
 }
 CASES: list[Any] = [
     *(

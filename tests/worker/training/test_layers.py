@@ -108,6 +108,28 @@ def test_zoom_keeps_the_centre() -> None:
     assert (zoomed[:, 8, 8, 0] > 254).all()
 
 
+def test_zoom_is_drawn_for_each_axis() -> None:
+    """A white square of half the side: how high and how wide it becomes."""
+    square = np.zeros((64, 64, 64, 3), np.float32)
+    square[:, 16:48, 16:48] = 255
+    zoomed = _augmented(square, zoom=0.4, fill_mode="constant")[..., 0] > 127
+    high, wide = zoomed.any(axis=2).sum(axis=1), zoomed.any(axis=1).sum(axis=1)
+    for sizes in (high, wide):  # 32 pixels, times 0.6 to 1.4
+        assert 19 <= sizes.min() < 23
+        assert 41 < sizes.max() <= 45
+    assert abs(np.corrcoef(high, wide)[0, 1]) < 0.3
+    assert (np.abs(high - wide) > 4).sum() > 32
+
+
+def test_a_zoom_leaves_every_other_number_as_it_is() -> None:
+    """With and without it the same pictures are mirrored, and made brighter by as much."""
+    bars, changes = _bars().astype("float32"), {"horizontal_flip": True, "brightness": 0.2}
+    plain = _augmented(bars, **changes)
+    zoomed = _augmented(bars, **changes, zoom=1e-6, fill_mode="nearest")
+    assert len(np.unique(plain[:, 0, 0, 0])) > 16
+    np.testing.assert_allclose(zoomed, plain, atol=0.02)
+
+
 def test_turning_uncovers_corners_and_the_fill_mode_fills_them() -> None:
     white = np.full((32, 16, 16, 3), 255, np.uint8)
     assert _augmented(white, rotation_degrees=45.0, fill_mode="constant")[:, 0, 0].min() == 0

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import tensorflow as tf
 
-from worker.training import machine, precision
+from worker.training import features, machine, precision
 
 CARDS = [SimpleNamespace(name=f"GPU:{number}") for number in range(2)]
 
@@ -44,6 +44,16 @@ def test_bfloat16_is_for_cards_of_compute_capability_eight_and_above(two_cards: 
 
 
 def test_without_a_card_the_processor_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    for features, fast in (("avx2-avx512f", False), ("avx2-avx512_bf16", True), ("asimd-bf16", True)):
-        monkeypatch.setattr(precision, "processor_class", lambda features=features: features)
+    for flags, fast in (("avx2-avx512f", False), ("avx2-avx512_bf16", True), ("asimd-bf16", True)):
+        monkeypatch.setattr(precision, "processor_class", lambda flags=flags: flags)
         assert precision.computes_in_bfloat16() is fast
+
+
+def test_features_know_the_card_that_computed_them(two_cards: dict[str, tuple[int, int]]) -> None:
+    assert features.computed_by() == "GPU GPU:0 8.0"
+    two_cards["GPU:0"] = (9, 0)
+    assert features.computed_by() == "GPU GPU:0 9.0"
+
+
+def test_without_a_card_features_know_the_class_of_processor() -> None:
+    assert features.computed_by() == features.processor_class()

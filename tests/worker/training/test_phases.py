@@ -1,7 +1,9 @@
+import itertools
 import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import pytest
 from core.errors import ConfigInvalid
 from tests.worker.training.run_folders import make_run_folder, read_images, write_images
 from tests.worker.training.workplaces import Opened, open_run
-from worker.training import logistic_phase
+from worker.training import features, logistic_phase, materials
+from worker.training.evaluate import ask
 from worker.training.learner import Learner
 from worker.training.ledger import every_variable
 from worker.training.orders import Cancelled
@@ -20,6 +23,7 @@ from worker.training.phases import class_weights, plan_epoch
 ROOT = Path(__file__).resolve().parents[3]
 FAST = {"name": "adam", "learning_rate": 0.01}
 FROZEN: dict[str, Any] = {"kind": "frozen", "epochs": 2, "optimizer": FAST}
+LARGE = {"train": 4, "validation": 6, "test": 3}  # of each of three classes
 TUNE: dict[str, Any] = {"kind": "fine_tune", "epochs": 2, "unfreeze_from": "block3_conv", "optimizer": FAST}
 
 
@@ -68,12 +72,20 @@ def test_a_cached_fine_tune_phase_learns_only_what_lies_above_the_cut(tmp_path: 
 def test_cached_and_live_give_the_same_curve_on_plain_pictures(tmp_path: Path) -> None:
     plain = {"horizontal_flip": False, "rotation_degrees": 0}
     head = {"dropout": 0.0}
-    curves = []
-    for features in ("cached", "live"):
-        phases = [{**FROZEN, "features": features}, {**TUNE, "features": features}]
-        # a live phase anywhere makes the network plain; the frozen first phase compares equal forms
-        opened = _run(tmp_path / features, *phases[:1], augmentation=plain, head=head)
-        curves.append([metrics["validation"]["loss"] for _, metrics in opened.curve])
+    last = {
+        **TUNE,
+        "epochs": 1,
+        "features": "live",
+    }  # a live phase anywhere makes the network plain: equal forms are compared
+    curves, computed = [], []
+    for kept in ("cached", "live"):
+        phases = [{**FROZEN, "features": kept}, {**TUNE, "features": kept}]
+        opened = _run(tmp_path / kept, *phases, last, augmentation=plain, head=head)
+        assert opened.work.network.form == "plain"
+        computed.append(opened.work.store.computed)
+        curves.append([metrics[split]["loss"] for _, metrics in opened.curve for split in ("train", "validation")])
+    assert computed == [2 * (24 + 9), 0]
+    assert len(curves[0]) == 10
     np.testing.assert_allclose(curves[0], curves[1], rtol=1e-4)
 
 
@@ -151,6 +163,49 @@ def test_judging_is_traced_before_the_first_epoch_so_that_the_time_left_does_not
     assert opened.ledger.state.results[0]["seconds"] > sum(event["seconds"] for event in opened.ledger.state.history)
 
 
+@pytest.mark.parametrize("settings", [{}, {"batch_size": 1}], ids=["large pictures", "after an out-of-memory failure"])
+def test_no_call_takes_more_pictures_than_memory_is_meant_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, int]
+) -> None:
+    """Extraction of both phases, their validation, the check of bfloat16 and the judgement."""
+    counts: dict[str, list[int]] = {"judged": [], "extracted": [], "checked": [], "asked": []}
+    judge, extract = Learner.judge, features.make_extractor
+
+    def judging(learner: Learner, x: Any, labels: Any) -> Any:
+        counts["judged"].append(len(x) if x[0].nbytes > 64 * 1024 else 1)
+        return judge(learner, x, labels)
+
+    def making(*arguments: Any, **named: Any) -> features.Extractor:
+        made = extract(*arguments, **named)
+
+        def run(pixels: Any, seeds: Any) -> Any:
+            counts["extracted"].append(len(pixels))
+            return made.run(pixels, seeds)
+
+        return replace(made, run=run)
+
+    def answer(pixels: np.ndarray) -> np.ndarray:
+        counts["asked"].append(len(pixels))
+        return np.zeros((len(pixels), 3))
+
+    def checked(*arguments: Any) -> float:
+        counts["checked"].append(arguments[-1])
+        return 1.0
+
+    monkeypatch.setattr(Learner, "judge", judging)
+    monkeypatch.setattr(materials, "make_extractor", making)
+    monkeypatch.setattr(materials, "bfloat16_cosine", checked)
+    tune = {**TUNE, "epochs": 1, "unfreeze_from": "block2_conv"}
+    config = {"phases": [{**FROZEN, "epochs": 1}, tune, {**tune, "features": "live"}], "image_size": [448, 448]}
+    path = make_run_folder(tmp_path / "run", {**config, "precision": "mixed"}, counts=LARGE, **settings)
+    opened = open_run(path).run_phases()
+    ask(opened.work, answer, "Asking")
+    most = {"judged": 16, "extracted": 8, "checked": 4, "asked": 8}  # a quarter of those of 224 x 224
+    if settings:
+        most = dict.fromkeys(most, 1)
+    assert {name: max(found) for name, found in counts.items()} == most
+
+
 def test_early_stopping_ends_a_phase_that_no_longer_gets_better(tmp_path: Path) -> None:
     steady = {"name": "sgd", "learning_rate": 10.0}
     opened = _run(tmp_path / "run", {**FROZEN, "epochs": 40, "optimizer": steady, "early_stopping": {"patience": 2}})
@@ -171,12 +226,6 @@ def test_the_last_epochs_weights_are_kept_when_wanted(tmp_path: Path) -> None:
     wild = {"name": "sgd", "learning_rate": 5.0}
     opened = _run(tmp_path / "run", {**FROZEN, "epochs": 8, "optimizer": wild, "keep": "last"})
     assert opened.ledger.state.results[0]["validation"] == opened.curve[-1][1]["validation"]
-
-
-def test_a_batch_larger_than_the_split_is_one_step(tmp_path: Path) -> None:
-    opened = _run(tmp_path / "run", FROZEN, TUNE, batch_size=1000)
-    assert len(opened.curve) == 4
-    assert opened.ledger.state.epoch == 4
 
 
 def test_a_class_missing_in_train_and_validation_is_no_obstacle(tmp_path: Path) -> None:
@@ -215,18 +264,24 @@ def test_a_diverging_loss_is_a_sentence_about_the_learning_rate(tmp_path: Path) 
         opened.run_phases()
 
 
-def test_two_runs_give_the_same_head_bit_for_bit(tmp_path: Path) -> None:
-    phases = [FROZEN, {**TUNE, "views": 2, "ema_decay": 0.9}]
+@pytest.mark.parametrize("optimizer", [FAST, {"name": "lbfgs"}], ids=["adam", "lbfgs"])
+def test_two_runs_give_the_same_head_bit_for_bit(tmp_path: Path, optimizer: dict[str, Any]) -> None:
+    phases = [{**FROZEN, "optimizer": optimizer}, {**TUNE, "views": 2, "ema_decay": 0.9}]
     one, two = (_run(tmp_path / name, *phases) for name in ("one", "two"))
     assert one.curve == two.curve
     for left, right in zip(_weights(one).values(), _weights(two).values(), strict=True):
         np.testing.assert_array_equal(left, right)
 
 
-@pytest.mark.parametrize(("features", "stop_after"), [("cached", 1), ("cached", 3), ("live", 3)])
-def test_a_run_that_was_stopped_goes_on_with_the_same_curve(tmp_path: Path, features: str, stop_after: int) -> None:
-    tune = {**TUNE, "features": features, "ema_decay": 0.9, "schedule": {"name": "cosine", "warmup_epochs": 1}}
-    config = {"phases": [FROZEN, tune], "head": {"dropout": 0.3}}
+@pytest.mark.parametrize(
+    ("optimizer", "kept", "stop_after"),
+    [(FAST, "cached", 1), (FAST, "cached", 3), (FAST, "live", 3), ({"name": "lbfgs"}, "cached", 1)],
+)
+def test_a_run_that_was_stopped_goes_on_with_the_same_curve(
+    tmp_path: Path, optimizer: dict[str, Any], kept: str, stop_after: int
+) -> None:
+    tune = {**TUNE, "features": kept, "ema_decay": 0.9, "schedule": {"name": "cosine", "warmup_epochs": 1}}
+    config = {"phases": [{**FROZEN, "optimizer": optimizer}, tune], "head": {"dropout": 0.3}}
     whole = open_run(make_run_folder(tmp_path / "whole", config)).run_phases()
     first = open_run(make_run_folder(tmp_path / "first", config))
     _cancel_after(first, stop_after)
@@ -239,6 +294,68 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_curve(tmp_path: Path, feat
     assert second.curve == whole.curve
     for left, right in zip(_weights(second).values(), _weights(whole).values(), strict=True):
         np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("moment", ["lbfgs", "extraction"])
+def test_a_run_that_was_stopped_where_nothing_is_saved_does_that_again_with_the_same_result(
+    tmp_path: Path, moment: str
+) -> None:
+    phases = [FROZEN, {**FROZEN, "epochs": 6, "optimizer": {"name": "lbfgs"}}, {**TUNE, "views": 2}]
+    whole = _run(tmp_path / "whole", *phases)
+    first = open_run(make_run_folder(tmp_path / "first", {"phases": phases}, shared=tmp_path / "shared"))
+    state, store, check = first.ledger.state, first.work.store, first.work.orders.check
+
+    def checking() -> None:
+        in_lbfgs = moment == "lbfgs" and (state.phase_index, state.phase_epoch) == (1, 2)
+        # 24 and 9 plain ones were made in the phases before; the first 32 of 48 views are there, and on no disk
+        in_extraction = moment == "extraction" and (state.phase_index, store.computed) == (2, 24 + 9 + 32)
+        if in_lbfgs or in_extraction:
+            raise Cancelled
+        check()
+
+    first.work.orders.check = checking  # type: ignore[method-assign]
+    with pytest.raises(Cancelled):
+        first.run_phases()
+    kept = [str(tmp_path / "first" / "checkpoints")]
+    second = open_run(
+        make_run_folder(tmp_path / "second", {"phases": phases}, shared=tmp_path / "shared", checkpoints=kept)
+    )
+    assert len(second.ledger.state.results) == (1 if moment == "lbfgs" else 2)
+    second.run_phases()
+    assert second.curve == whole.curve
+    for left, right in zip(_weights(second).values(), _weights(whole).values(), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("kept", ["cached", "live"])
+def test_phases_in_any_order_each_move_what_they_thaw_and_nothing_else(tmp_path: Path, kept: str) -> None:
+    slow = {"name": "sgd", "learning_rate": 0.05}
+    phases = [
+        FROZEN,
+        {**TUNE, "unfreeze_from": "block4_conv"},
+        {**TUNE, "unfreeze_from": "block3_conv", "optimizer": slow},
+        {**FROZEN, "epochs": 1},
+    ]
+    phases = [{**phase, "features": kept} for phase in phases]
+    opened = open_run(make_run_folder(tmp_path / "run", {"phases": phases}))
+    after = [_weights(opened)]
+    opened.run_phases()
+    assert opened.work.network.form == ("folded" if kept == "cached" else "plain")
+    for index in range(len(phases)):
+        opened.ledger.put_back(opened.work.network, index)
+        after.append(_weights(opened))
+    moved = [
+        {name.partition("/")[2].split("_")[0] for name in old if not np.array_equal(old[name], new[name])}
+        for old, new in itertools.pairwise(after)
+    ]
+    assert moved == [{"head"}, {"block4", "head"}, {"block3", "block4", "head"}, {"head"}]
+    assert [event["phase_index"] for event in opened.events if event["event"] == "epoch"] == [0, 0, 1, 1, 2, 2, 3]
+    # the last head learnt on features of the backbone as the phases before left it, not on those of the first phase
+    work = opened.work
+    pixels = work.pictures.batch(work.positions("validation")).astype(np.float32)
+    answer = np.log(work.network.head(work.network.backbone(pixels)).numpy())
+    loss = -np.mean(answer[np.arange(len(pixels)), work.labels("validation")])
+    assert loss == pytest.approx(opened.ledger.state.results[-1]["validation"]["loss"], rel=1e-4)
 
 
 def _cancel_after(opened: Opened, epochs: int) -> None:
@@ -311,11 +428,40 @@ def test_lbfgs_takes_as_many_rows_as_memory_allows_and_says_so(tmp_path: Path, m
     assert opened.curve[-1][1]["train"]["accuracy"] > 0.5
 
 
-@pytest.mark.parametrize("features", ["cached", "live"])
-def test_a_batch_larger_than_the_split_is_one_step_of_all_its_pictures(tmp_path: Path, features: str) -> None:
-    opened = _run(tmp_path / "run", {**FROZEN, "features": features}, batch_size=1024)
-    assert [epoch for epoch, _ in opened.curve] == [1, 2]
-    assert opened.events[-1]["event"] == "log"
+@pytest.mark.parametrize("kept", ["cached", "live"])
+def test_a_batch_larger_than_the_split_is_one_step_of_all_its_pictures_and_the_log_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    steps: list[tuple[int, ...]] = []
+    train = Learner.train
+
+    def training(learner: Learner, batches: Any) -> Any:
+        steps.append(batches.labels.shape)
+        return train(learner, batches)
+
+    monkeypatch.setattr(Learner, "train", training)
+    opened = _run(tmp_path / "run", {**FROZEN, "features": kept}, {**TUNE, "features": kept}, batch_size=1024)
+    assert steps == [(1, 24)] * 4
+    said = "batch_size 1,024 is more than the 24 training pictures: one step of 24 an epoch."
+    assert opened.log.count(said) == 2  # of either phase
+    full = _run(tmp_path / "full", {**FROZEN, "features": kept}, batch_size=24)
+    wished = _run(tmp_path / "wished", {**FROZEN, "features": kept, "steps_per_epoch": 1}, batch_size=30)
+    assert not any("training pictures: one step" in line for line in (*full.log, *wished.log))
+    assert steps[4:] == [(1, 24)] * 2 + [(1, 30)] * 2
+
+
+def test_settings_that_lbfgs_does_not_use_are_named_in_the_log(tmp_path: Path) -> None:
+    lbfgs = {"name": "lbfgs", "momentum": 0.9, "weight_decay": 0.1, "learning_rate": 0.5}
+    schedule = {"name": "inverse_time", "decay_rate": 0.5, "warmup_epochs": 1}
+    given = {**FROZEN, "optimizer": lbfgs, "schedule": schedule, "ema_decay": 0.9, "steps_per_epoch": 3}
+    opened = _run(tmp_path / "run", given, head={"dropout": 0.5})
+    (said,) = [line for line in opened.log if line.startswith("Logistic regression has no use for these settings")]
+    named = ["steps_per_epoch", "ema_decay", "optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay"]
+    named += ["schedule.name", "schedule.decay_rate", "schedule.warmup_epochs", "head.dropout"]
+    assert said.partition(": ")[2] == ", ".join(named) + "."
+    bare = _run(tmp_path / "bare", {**FROZEN, "optimizer": {"name": "lbfgs"}})
+    assert bare.curve == opened.curve
+    assert not any("no use for" in line for line in bare.log)
 
 
 def test_the_second_of_two_devices_gives_the_same_curve(tmp_path: Path) -> None:

@@ -63,3 +63,24 @@ def test_the_fingerprint_changes_with_a_label_and_not_with_a_path(tmp_path: Path
     rows[0]["label"] = 1
     write_images(path, rows)
     assert read_run_folder(path).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("side", "settings", "most"),
+    [
+        (96, {}, 64),
+        (224, {}, 64),
+        (299, {}, 35),
+        (512, {}, 12),
+        (1024, {}, 3),
+        (224, {"batch_size": 4}, 4),  # after an out-of-memory failure: half of eight
+        (1024, {"batch_size": 1}, 1),
+        (1024, {"batch_size": 8}, 3),
+    ],
+)
+def test_larger_pictures_go_through_the_network_in_smaller_numbers(
+    tmp_path: Path, side: int, settings: dict[str, int], most: int
+) -> None:
+    folder = read_run_folder(make_run_folder(tmp_path / "run", {"image_size": [side, side]}, **settings))
+    assert folder.at_once(64) == most
+    assert read_run_folder(make_run_folder(tmp_path / "other", {"image_size": [1024, 1024]})).at_once(16) == 1

@@ -20,8 +20,8 @@ def test_the_fine_tune_phase_says_from_where_it_is_thawed() -> None:
 def test_what_was_found_in_a_cache_is_not_claimed_as_work() -> None:
     assert "already" in telling.pictures_ready(300, 0, 0.0)
     assert "Decoded 40 of 300" in telling.pictures_ready(300, 40, 1.0)
-    assert "already" in telling.features_ready(0, 0.1)
-    assert "(200 images/s)" in telling.features_ready(300, 1.5)
+    assert "already (bfloat16)" in telling.features_ready(0, 0.1, "bfloat16")
+    assert "(200 images/s, float32)" in telling.features_ready(300, 1.5, "float32")
 
 
 def test_the_network_is_named_with_its_weights_and_form() -> None:

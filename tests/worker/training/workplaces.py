@@ -18,6 +18,7 @@ from worker.training.ledger import Ledger
 from worker.training.materials import Workplace
 from worker.training.network import Start, build_network
 from worker.training.orders import Orders
+from worker.training.precision import may_use_bfloat16
 from worker.training.run_folder import read_run_folder
 
 
@@ -33,6 +34,11 @@ class Opened:
     def events(self) -> list[dict[str, Any]]:
         """Everything said so far."""
         return [json.loads(line) for line in self._said.read_text(encoding="utf-8").splitlines()]
+
+    @property
+    def log(self) -> list[str]:
+        """Every sentence of the log so far."""
+        return [event["message"] for event in self.events if event["event"] == "log"]
 
     @property
     def curve(self) -> list[tuple[int, Mapping[str, Any]]]:
@@ -60,5 +66,6 @@ def open_run(path: Path) -> Opened:
     said = path / "said.jsonl"
     descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     store = FeatureStore(folder, pictures)
-    work = Workplace(folder, network, pictures, store, Speaker(descriptor), orders, wants_bfloat16=False)
+    fast = may_use_bfloat16(folder.config.precision)
+    work = Workplace(folder, network, pictures, store, Speaker(descriptor), orders, fast)
     return Opened(work, ledger, said)
