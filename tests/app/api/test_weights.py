@@ -9,8 +9,12 @@ import pytest
 
 from app.dependencies import House
 from app.receiving_weights import OneFile
+from core.leases import RUN_LIFE, claim
 from core.leftovers import remove_left_folders
+from core.runs import Success, finish_succeeded
 from core.tables import Run, RunStatus, TrainedModel, Weights, WeightsStatus
+from core.training_config import parse_config
+from core.weights import Start, start_of
 from tests.app.people import Belongings, Caller, belongings
 from tests.worker.weights.test_arrays import keras_3_file
 from worker.weights import check
@@ -187,6 +191,29 @@ def test_a_run_starts_from_ones_own_model_and_not_above_its_cut(
     assert 'cut at "block3_add"' in above.json()["errors"][0]["message"]
     assert _run(ada, owned, weights=weights, cut_layer="block3_add").status_code == 202
     assert _run(ada, owned, weights={"model_id": theirs.model_id}).status_code == 422
+
+
+def test_a_cut_model_whose_run_was_deleted_still_knows_its_cut(house: House, ada: Caller, owned: Belongings) -> None:
+    queued = _run(ada, owned, weights="none", cut_layer="block3_add").json()
+    with house.database.write() as session:
+        held = claim(session, RUN_LIFE, "a worker", 60)
+        assert held is not None
+        summary = {"chosen_phase": "frozen", "test_accuracy": 0.5}
+        model = finish_succeeded(session, held, Success(summary, {}, [], [], "models/cut"))
+    assert held.id == queued["id"]
+    assert ada.client.delete(f"/api/v1/runs/{queued['id']}").status_code == 204
+    assert ada.client.get(f"/api/v1/models/{model.id}").json()["run_id"] is None
+    weights = {"model_id": model.id}
+    above = _run(ada, owned, weights=weights)
+    assert above.status_code == 422
+    told = above.json()["errors"][0]
+    assert told["field"] == "config.cut_layer"
+    assert 'was cut at "block3_add": above that it has no weights. Received: "block4_relu"' in told["message"]
+    assert _run(ada, owned, weights=weights, cut_layer="block3_add").status_code == 202
+    with house.database.write() as session:
+        run = session.get_one(Run, _run(ada, owned, weights=weights, cut_layer="block2_relu").json()["id"])
+        start = start_of(session, ada.user.id, parse_config(run.config))
+    assert start == Start("models/cut/backbone_and_head/frozen.npz", model.name, "block3_add", "tiny_cnn")
 
 
 def test_weights_over_the_limit_are_cut_off(house: House, ada: Caller) -> None:

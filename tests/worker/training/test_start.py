@@ -94,7 +94,7 @@ def test_uploaded_weights_arrive_bit_equal(tmp_path: Path) -> None:
 
 def test_files_of_another_network_or_none_are_refused_with_a_sentence(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", **{"00000": np.zeros((3, 3), np.float32)})
-    for name, sentence in (("other.npz", "not those of tiny_cnn"), ("none.npz", "cannot be read")):
+    for name, sentence in (("other.npz", "not those of tiny_cnn, not cut"), ("none.npz", "cannot be read")):
         with pytest.raises(WeightsUnavailable, match=sentence):
             build_network(_config(CACHED), 2, Start(tmp_path / name))
 
