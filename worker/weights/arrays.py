@@ -18,6 +18,8 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
+from worker.weights.room import disk_told
+
 HDF5 = b"\x89HDF\r\n\x1a\n"
 MEMBER = "model.weights.h5"
 MOST_OBJECTS = 50_000
@@ -59,6 +61,7 @@ def read_groups(path: Path, *, most_bytes: int, aside: Path) -> list[Group]:
 
     Raises:
         WeightsRefused: with a sentence.
+        DiskFull: no room for the member of an archive.
     """
     with path.open("rb") as file:
         head = file.read(16)
@@ -95,7 +98,7 @@ def _unpack_member(path: Path, most_bytes: int, aside: Path) -> None:
                 raise WeightsRefused(
                     f"{MEMBER} in the archive is encrypted or larger than the {most_bytes:,} bytes that are allowed."
                 )
-            with archive.open(MEMBER) as source, aside.open("wb") as target:
+            with archive.open(MEMBER) as source, disk_told(), aside.open("wb") as target:
                 shutil.copyfileobj(_Bounded(source, most_bytes), target, 1 << 20)
     except (zipfile.BadZipFile, OSError, NotImplementedError, EOFError, ValueError) as error:
         raise WeightsRefused(f"The archive cannot be read, it is damaged or cut off: {error}.") from error

@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 
 from app.dependencies import House
@@ -56,12 +58,37 @@ def test_weights_are_sent_checked_and_listed(house: House, ada: Caller, tmp_path
     _check_all(house)
     checked = ada.client.get(f"{URL}/{sent['id']}").json()
     assert (checked["status"], checked["matched"], checked["missing"]) == ("ready", 25, [])
+    assert (checked["unexpected"], checked["unexpected_count"]) == ([], 0)
     assert (checked["matched_by"], checked["form"], checked["error"]) == ("name", "plain", None)
     assert [one["id"] for one in ada.client.get(URL).json()["items"]] == [sent["id"]]
     assert not list(house.settings.incoming_folder.glob("*"))
     assert ada.client.delete(f"{URL}/{sent['id']}").status_code == 204
     assert ada.client.get(f"{URL}/{sent['id']}").status_code == 404
     assert not [path for path in house.settings.storage_folder.glob("weights/**/*") if path.is_file()]
+
+
+def test_what_a_file_lacks_and_what_it_has_too_much_is_named_and_counted(
+    house: House, ada: Caller, tmp_path: Path
+) -> None:
+    path = keras_3_file(tmp_path / "tiny.weights.h5")
+    with h5py.File(path, "a") as file:
+        del file["layers/conv2d_1"]
+        for number in range(205):
+            file[f"layers/dense_{number}/vars/0"] = np.zeros(1, np.float32)
+            file[f"layers/dense_{number}/vars"].attrs["name"] = f"top_{number}"
+    sent = _send(ada, path.read_bytes()).json()
+    _check_all(house)
+    found = ada.client.get(f"{URL}/{sent['id']}").json()
+    assert (found["status"], found["matched"], found["missing"]) == ("rejected", 24, ["block2_conv/kernel"])
+    assert found["unexpected"] == [f"top_{number}/0" for number in range(200)]
+    assert found["unexpected_count"] == 205
+    assert (
+        "24 of its 25 arrays are in the file, 1 are missing or have another shape (block2_conv/kernel)"
+        in found["error"]
+    )
+    page = ada.client.get("/weights").text
+    assert found["error"].split(":")[0] in page
+    assert "It has 205 arrays that are not part of the backbone." in page
 
 
 def test_a_file_that_is_no_weights_is_rejected_with_its_reason(house: House, ada: Caller) -> None:
