@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import ml_dtypes  # noqa: F401 - numpy, and so safetensors, knows bfloat16 by it
 import numpy as np
 import safetensors
 from numpy.typing import NDArray

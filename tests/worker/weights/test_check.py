@@ -9,18 +9,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
+import ml_dtypes
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from core.accounts import local_user
 from core.ids import new_id
 from core.queue import Queue
 from core.storage import FolderStorage
 from core.tables import Weights, WeightsStatus
-from core.weights import add_weights, received_key
+from core.weights import add_weights, arrays_key, received_key
 from tests.core.rows import RememberingQueue
 from tests.end_to_end.house import wait_until
 from tests.worker.test_lifeline import is_gone
-from tests.worker.weights.test_arrays import keras_3_file
+from tests.worker.weights.test_arrays import keras_3_file, tiny_arrays
 from tests.worker.workplaces import workplace
 from worker.weights.check import check_next
 from worker.workplace import Workplace
@@ -112,3 +115,19 @@ def test_arrays_that_the_storage_has_no_room_for_are_told_alike(place: Workplace
     assert check_next(place)
     assert (_row(place, weights_id).error or "").startswith("The disk is nearly full:")
     assert not list(place.settings.weights_folder.glob("*"))
+
+
+def test_weights_in_bfloat16_are_read_by_the_real_reader(place: Workplace) -> None:
+    short = {
+        f"{layer}.{name}": array.astype(ml_dtypes.bfloat16)
+        for layer, one in tiny_arrays().items()
+        for name, array in one.items()
+    }
+    weights_id = _received(place, save(short))
+    assert check_next(place)
+    row = _row(place, weights_id)
+    assert (row.status, row.error, row.matched) == (WeightsStatus.READY, None, 25)
+    with np.load(place.storage.local(arrays_key(weights_id)), allow_pickle=False) as kept:
+        found = kept["plain:block1_conv/kernel"]
+    assert found.dtype == np.float32
+    assert np.array_equal(found, short["block1_conv.kernel"].astype(np.float32))
