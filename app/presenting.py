@@ -187,6 +187,7 @@ def weights_out(weights: Weights) -> WeightsOut:
         matched=weights.matched,
         missing=weights.missing,
         unexpected=weights.unexpected,
+        unexpected_count=weights.unexpected_count,
         matched_by=weights.way,
         form=weights.form,
         error=weights.error,

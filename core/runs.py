@@ -310,7 +310,8 @@ def finish_succeeded(session: Session, held: Claim, success: Success) -> Trained
         image_size=run.config["image_size"],
         resize=run.config["resize"],
         test_accuracy=accuracy,
-        summary=success.summary,
+        # the run may be deleted, and what starts from its model must know where that was cut
+        summary={**success.summary, "cut_layer": run.config.get("cut_layer")},
         storage_key=success.storage_key,
     )
     session.add(model)

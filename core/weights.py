@@ -85,17 +85,22 @@ def finish_ready(session: Session, held: Claim, report: Mapping[str, Any]) -> No
     Raises:
         Fenced: another attempt owns the row.
     """
-    columns = {name: report[name] for name in ("form", "way", "matched", "unexpected")}
+    columns = {name: report[name] for name in ("form", "way")} | _counts(report)
     write(session, WEIGHTS_LIFE, held, status=WeightsStatus.READY, error=None, **columns, **_ended())
 
 
-def finish_rejected(session: Session, held: Claim, sentence: str) -> None:
-    """The file is not what it should be; `sentence` says why.
+def finish_rejected(session: Session, held: Claim, report: Mapping[str, Any]) -> None:
+    """The file is not what it should be; the report's `error` says why, and its counts what was found, where it was compared at all.
 
     Raises:
         Fenced: another attempt owns the row.
     """
-    write(session, WEIGHTS_LIFE, held, status=WeightsStatus.REJECTED, error=sentence, **_ended())
+    columns = _counts(report) if "matched" in report else {}
+    write(session, WEIGHTS_LIFE, held, status=WeightsStatus.REJECTED, error=report["error"], **columns, **_ended())
+
+
+def _counts(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: report[name] for name in ("matched", "missing", "unexpected", "unexpected_count")}
 
 
 def _ended() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 import migrations
 from core.database import Database
-from core.tables import Base, DatasetVersion, VersionIssue
+from core.tables import Base, DatasetVersion, VersionIssue, Weights
 from tests.core.rows import person, record_issues, version
 from tests.postgres import Postgres
 
@@ -46,6 +46,19 @@ def test_code_before_near_checks_finds_no_issue_that_it_has_no_words_for(databas
             assert left == {kind: count for kind, count in counts.items() if kind != "found_later"}
     finally:
         migrations.upgrade(database)  # PostgreSQL's is the next test's too
+
+
+def test_arrays_without_a_place_that_were_listed_are_counted(database: Database) -> None:
+    with database.write() as session:
+        listed = {"backbone": "tiny_cnn", "filename": "a.h5", "size_bytes": 1, "unexpected": ["top/kernel", "top/bias"]}
+        weights = Weights(owner_id=person(session).id, **listed)
+        session.add(weights)
+    try:
+        downgrade(database, "0010")
+    finally:
+        migrations.upgrade(database)
+    with database.read() as session:
+        assert session.get_one(Weights, weights.id).unexpected_count == 2
 
 
 def downgrade(database: Database, revision: str) -> None:

@@ -1,4 +1,4 @@
-"""A child never outlives its parent, however the parent dies (`kill -9` included).
+"""A child never outlives its parent, however the parent dies (`kill -9` included), and knows no secret of the house.
 
 Linux: PR_SET_PDEATHSIG. Elsewhere: a thread looks at the parent's id once a second. The signal is SIGKILL: with SIGTERM a Celery
 worker lived on to the end of its task.
@@ -17,6 +17,16 @@ _PR_SET_PDEATHSIG = 1
 # loaded here and not after a fork, where the loader's locks may be held by a thread that does not exist in the child
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 PARENT_VARIABLE = "THAW_PARENT_PID"
+_SECRET = ("REDIS", "DATABASE_URL", "PASSWORD", "TOKEN", "SECRET")
+
+
+def child_environment(**more: str) -> dict[str, str]:
+    """This process's environment without what leads to the database, the queue or the storage; and `more`.
+
+    For a child that is handed files and nothing else of the house: a trainer, a reader of what people send.
+    """
+    kept = {name: value for name, value in os.environ.items() if not any(part in name.upper() for part in _SECRET)}
+    return kept | more
 
 
 def child_setup(*, nice: int = 0, expendable: bool = False) -> Callable[[], None]:

@@ -17,14 +17,12 @@ from typing import IO, Any
 
 from core.config import GB, Settings
 from worker.devices import gpus, memory_bytes
-from worker.lifeline import child_setup
+from worker.lifeline import child_environment, child_setup
 
 _log = logging.getLogger(__name__)
 NICE = 10
 LEAST_MEMORY_FOR_A_SPARE = 4 * GB
 TICK_LIMIT_VARIABLE = "THAW_TRAINER_TICK_LIMIT"
-# a trainer knows its folder and nothing else of the house
-_NOT_FOR_TRAINERS = ("REDIS", "DATABASE_URL", "PASSWORD", "TOKEN", "SECRET")
 Event = dict[str, Any]
 
 
@@ -37,15 +35,9 @@ class TrainerProcess:
     """A running trainer. Start it from a thread that lives as long as the process (see `child_setup`)."""
 
     def __init__(self, command: Sequence[str], settings: Settings) -> None:
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not any(part in name.upper() for part in _NOT_FOR_TRAINERS)
-        }
-        environment[TICK_LIMIT_VARIABLE] = str(settings.trainer_tick_timeout)
         self._process = subprocess.Popen(  # noqa: S603 - our own command
             list(command),
-            env=environment,
+            env=child_environment(**{TICK_LIMIT_VARIABLE: str(settings.trainer_tick_timeout)}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

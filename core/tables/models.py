@@ -94,6 +94,7 @@ class Weights(Identified, Leased, Base):
     matched: Mapped[int] = mapped_column(default=0)
     missing: Mapped[list[Any]] = mapped_column(default=list)
     unexpected: Mapped[list[Any]] = mapped_column(default=list)
+    unexpected_count: Mapped[int] = mapped_column(default=0)
     error: Mapped[str | None] = mapped_column(Text)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     __table_args__ = (

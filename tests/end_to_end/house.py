@@ -36,6 +36,18 @@ def wait_until(what: Callable[[], Any], seconds: float, why: str) -> Any:
     raise AssertionError(f"Not within {seconds:.0f} s: {why}")
 
 
+def succeeded_run(house: "House", run_id: str) -> dict[str, Any]:
+    """A run as REST tells it once it has ended, which it does well."""
+
+    def ended() -> dict[str, Any] | None:
+        run: dict[str, Any] = house.client.get(f"/api/v1/runs/{run_id}").raise_for_status().json()
+        return run if run["status"] not in {"queued", "running"} else None
+
+    run: dict[str, Any] = wait_until(ended, 240, f"the run ends\n{house.log}")
+    assert run["status"] == "succeeded", run
+    return run
+
+
 @dataclass
 class House:
     """A running server.

@@ -1,31 +1,19 @@
 """Run it again and compare: two real trainings through a real server, and what the second says of the first."""
 
-from typing import Any
-
 import pytest
 
-from tests.end_to_end.house import House, wait_until
+from tests.end_to_end.house import House, succeeded_run
 from tests.worker.tiny_dataset import queue_run
 
-pytestmark = [pytest.mark.xdist_group("house"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.xdist_group("house"), pytest.mark.timeout(500)]
 BOTH = {"phases": [{"kind": "frozen", "epochs": 2}, {"kind": "fine_tune", "epochs": 2}]}
 
 
-def _ended(house: House, run_id: str) -> dict[str, Any]:
-    def ended() -> dict[str, Any] | None:
-        run: dict[str, Any] = house.client.get(f"/api/v1/runs/{run_id}").raise_for_status().json()
-        return run if run["status"] not in {"queued", "running"} else None
-
-    run: dict[str, Any] = wait_until(ended, 120, f"the run ends\n{house.log}")
-    assert run["status"] == "succeeded", run
-    return run
-
-
 def test_a_run_done_again_has_the_same_frozen_weights_and_answers(house: House) -> None:
-    first = _ended(house, queue_run(house.database, house.settings, BOTH))
+    first = succeeded_run(house, queue_run(house.database, house.settings, BOTH))
     assert house.client.get(f"/api/v1/runs/{first['id']}/reproduction").status_code == 404
     asked = house.client.post(f"/api/v1/runs/{first['id']}/retry").raise_for_status().json()
-    again = _ended(house, asked["id"])
+    again = succeeded_run(house, asked["id"])
     found = house.client.get(f"/api/v1/runs/{again['id']}/reproduction").raise_for_status().json()
     assert found["first_id"] == first["id"]
     assert found["same_machine"] is True

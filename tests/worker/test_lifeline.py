@@ -34,17 +34,18 @@ def test_a_child_in_its_own_group_dies_when_its_parent_is_killed() -> None:
         assert os.getpriority(os.PRIO_PROCESS, child) - os.getpriority(os.PRIO_PROCESS, 0) == 3
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-        wait_until(lambda: _is_gone(child), 5, "the child is gone")
+        wait_until(lambda: is_gone(child), 5, "the child is gone")
 
 
-def _is_gone(pid: int) -> bool:
+def is_gone(pid: int) -> bool:
+    """True once a process has ended, waited for or not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
 
 
-def test_a_process_whose_named_parent_is_gone_already_ends_at_once() -> None:
+def test_a_process_whose_named_parentis_gone_already_ends_at_once() -> None:
     # its parent is this test, not process 1
     environment = {**os.environ, "THAW_PARENT_PID": "1"}
     done = subprocess.run([sys.executable, "-c", _TIED], env=environment, capture_output=True, timeout=30, check=False)

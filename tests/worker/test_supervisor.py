@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
+from core.accounts import local_user
 from core.config import Settings
 from core.leases import RUN_LIFE, claim, expire, expired
 from core.logs import JsonLines
+from core.models import delete_model, find_model
 from core.storage import FolderStorage
 from core.tables import Export, LogLine, Metric, Prediction, Run, RunStatus, TrainedModel
+from tests.core.rows import tiny_model
 from tests.worker.tiny_dataset import blob_paths, queue_run
 from worker import supervisor as supervisor_module
 from worker import trainer_process
@@ -251,6 +254,25 @@ def test_a_missing_picture_fails_the_run_with_a_sentence(place: Workplace, monke
     assert run.failure is not None
     assert run.failure["kind"] == "data"
     assert "not in the storage any more" in run.failure["message"]
+
+
+def test_a_model_that_is_deleted_before_a_run_begins_with_it_fails_that_run_with_a_sentence(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_TRAINER", "succeed,exit=0")
+    with place.database.write() as session:
+        model = tiny_model(local_user(session).id)
+        session.add(model)
+    run_id = queue_run(place.database, place.settings, {"weights": {"model_id": model.id}})
+    with place.database.write() as session:
+        delete_model(session, place.storage, find_model(session, model.owner_id, model.id))
+    Supervisor(place).task()
+    run = run_of(place, run_id)
+    assert run.status == RunStatus.FAILED
+    assert run.failure is not None
+    assert run.failure["kind"] == "weights"
+    sentence = f'What this run starts from is not there any more. There is no model "{model.id}".'
+    assert run.failure["message"] == sentence
 
 
 def test_a_later_attempt_gets_the_checkpoints_of_earlier_ones(place: Workplace, play: Play) -> None:

@@ -49,7 +49,8 @@ def read_start(path: Path, whole: keras.Model, cut_layer: str | None) -> tuple[s
         shapes = [tuple(variable.shape) for variable in variables.values()]
         if [array.shape for array in numbered[: len(shapes)]] == shapes:
             return form, dict(zip(variables, numbered, strict=False))
-    raise WeightsUnavailable(f"The weights to start from ({path.name}) are not those of {whole.name}.")
+    where = "not cut at all" if cut_layer is None else f'cut at "{cut_layer}"'
+    raise WeightsUnavailable(f"The weights to start from ({path.name}) are not those of {whole.name}, {where}.")
 
 
 def named_variables(model: keras.Model) -> dict[str, Any]:

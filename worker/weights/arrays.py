@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import ml_dtypes  # noqa: F401 - numpy, and so safetensors, knows bfloat16 by it
 import numpy as np
 import safetensors
 from numpy.typing import NDArray
+
+from worker.weights.room import disk_told
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 MEMBER = "model.weights.h5"
@@ -59,6 +62,7 @@ def read_groups(path: Path, *, most_bytes: int, aside: Path) -> list[Group]:
 
     Raises:
         WeightsRefused: with a sentence.
+        DiskFull: no room for the member of an archive.
     """
     with path.open("rb") as file:
         head = file.read(16)
@@ -95,7 +99,7 @@ def _unpack_member(path: Path, most_bytes: int, aside: Path) -> None:
                 raise WeightsRefused(
                     f"{MEMBER} in the archive is encrypted or larger than the {most_bytes:,} bytes that are allowed."
                 )
-            with archive.open(MEMBER) as source, aside.open("wb") as target:
+            with archive.open(MEMBER) as source, disk_told(), aside.open("wb") as target:
                 shutil.copyfileobj(_Bounded(source, most_bytes), target, 1 << 20)
     except (zipfile.BadZipFile, OSError, NotImplementedError, EOFError, ValueError) as error:
         raise WeightsRefused(f"The archive cannot be read, it is damaged or cut off: {error}.") from error

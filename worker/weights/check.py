@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from core.errors import Fenced, NotFound
+from core.errors import DiskFull, Fenced, NotFound
 from core.leases import WEIGHTS_LIFE, Claim, claim, release, renew
 from core.storage import need_disk
 from core.tables import Weights
 from core.weights import arrays_key, finish_ready, finish_rejected, received_key
+from worker.lifeline import child_environment, child_setup
+from worker.weights.room import disk_told, full_disk_sentence
 from worker.workplace import Workplace
 
 _log = logging.getLogger(__name__)
@@ -55,29 +57,30 @@ def _check(place: Workplace, held: Claim, command: tuple[str, ...], most_seconds
         row = session.get(Weights, held.id)
     if row is None:
         return
-    need_disk(settings.weights_folder, 2 * row.size_bytes, settings.disk_reserve_bytes)
     folder = settings.weights_folder / f"{held.id}-{held.attempt}"
-    folder.mkdir(parents=True)
     try:
-        target = folder / "arrays.npz"
-        try:
-            source = place.storage.local(received_key(held.id))
+        with disk_told():
+            need_disk(settings.weights_folder, 2 * row.size_bytes, settings.disk_reserve_bytes)
+            folder.mkdir(parents=True)
+            target = folder / "arrays.npz"
             question = {
-                "source": str(source),
+                "source": str(place.storage.local(received_key(held.id))),
                 "target": str(target),
                 "backbone": row.backbone,
                 "most_bytes": settings.max_weights_bytes,
             }
             answer = _ask(place, held, question, command, most_seconds)
-        except NotFound:
-            answer = {"error": "The received file is gone. Upload it again."}
-        if "error" not in answer:
-            place.storage.put(arrays_key(held.id), target)
+            if "error" not in answer:
+                place.storage.put(arrays_key(held.id), target)
+    except NotFound:
+        answer = {"error": "The received file is gone. Upload it again."}
+    except DiskFull as full:
+        answer = {"error": full_disk_sentence(full)}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     with place.database.write() as session:
         if "error" in answer:
-            finish_rejected(session, held, answer["error"])
+            finish_rejected(session, held, answer)
         else:
             finish_ready(session, held, answer)
     place.storage.delete(received_key(held.id))
@@ -88,7 +91,14 @@ def _ask(
 ) -> dict[str, Any]:
     """The checker's answer; a checker that dies or takes too long is an answer too."""
     process = subprocess.Popen(  # noqa: S603 - our own module
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=_ROOT
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=_ROOT,
+        env=child_environment(),
+        process_group=0,
+        preexec_fn=child_setup(expendable=True),  # noqa: PLW1509 - system calls and nothing else
     )
     end = time.monotonic() + most_seconds
     said: bytes | None = json.dumps(question).encode()

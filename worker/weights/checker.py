@@ -7,9 +7,17 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from core.errors import DiskFull
+from worker.weights.room import disk_told, full_disk_sentence
+
+if TYPE_CHECKING:
+    from worker.weights.matching import Match
 
 MOST_SECONDS = 120
+MOST_NAMES = 200
+MOST_CHARACTERS = 200
 
 
 def check(question: dict[str, Any]) -> dict[str, Any]:
@@ -17,7 +25,7 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
     import numpy as np  # noqa: PLC0415 - after the limits are set
 
     from worker.weights.arrays import WeightsRefused, read_groups  # noqa: PLC0415
-    from worker.weights.matching import match  # noqa: PLC0415
+    from worker.weights.matching import MatchRefused, match  # noqa: PLC0415
 
     target = Path(question["target"])
     try:
@@ -25,19 +33,29 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
             Path(question["source"]), most_bytes=question["most_bytes"], aside=target.with_suffix(".h5")
         )
         found = match(groups, question["backbone"])
+        with disk_told(), target.open("wb") as file:
+            np.savez(
+                file, allow_pickle=False, **{f"{found.form}:{name}": array for name, array in found.arrays.items()}
+            )
+    except MatchRefused as refused:
+        return {"error": str(refused), **_counts(refused.found)}
     except WeightsRefused as refused:
         return {"error": str(refused)}
+    except DiskFull as full:
+        return {"error": full_disk_sentence(full)}
     except MemoryError:
         return {"error": "Reading this file takes more memory than it may."}
     finally:
         target.with_suffix(".h5").unlink(missing_ok=True)
-    with target.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{f"{found.form}:{name}": array for name, array in found.arrays.items()})
+    return {"form": found.form, "way": found.way, **_counts(found)}
+
+
+def _counts(found: "Match") -> dict[str, Any]:
+    """`missing` is whole: the backbone bounds it. The names of `unexpected` are the file's, so they are cut and counted."""
     return {
-        "form": found.form,
-        "way": found.way,
         "matched": len(found.arrays),
-        "unexpected": found.unexpected[:200],
+        "missing": found.missing,
+        "unexpected": [name[:MOST_CHARACTERS] for name in found.unexpected[:MOST_NAMES]],
         "unexpected_count": len(found.unexpected),
     }
 

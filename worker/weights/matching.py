@@ -36,11 +36,23 @@ class Match:
     unexpected: list[str] = field(default_factory=list)
 
 
+class MatchRefused(WeightsRefused):
+    """The file's arrays are not those of the backbone.
+
+    Attributes:
+        found: the best match.
+    """
+
+    def __init__(self, sentence: str, found: Match) -> None:
+        super().__init__(sentence)
+        self.found = found
+
+
 def match(groups: Sequence[Group], backbone_id: str) -> Match:
     """The best match over both forms and both ways; the plain form by name wins a tie.
 
     Raises:
-        WeightsRefused: something of the backbone is missing, or a weight is not a number.
+        MatchRefused: something of the backbone is missing, or a weight is not a number.
     """
     ordered = all(group.ordered for group in groups)
     tries = [
@@ -52,12 +64,12 @@ def match(groups: Sequence[Group], backbone_id: str) -> Match:
     ]
     best = max(tries, key=lambda one: len(one.arrays) / (len(one.arrays) + len(one.missing)))
     if best.missing:
-        raise WeightsRefused(_other_architecture(best, backbone_id) + ("" if ordered else _by_name_alone(best)))
+        raise MatchRefused(_other_architecture(best, backbone_id) + ("" if ordered else _by_name_alone(best)), best)
     for name, array in best.arrays.items():
         if not np.isfinite(array).all():
             bad = int(array.size - np.count_nonzero(np.isfinite(array)))
-            raise WeightsRefused(
-                f'"{name}" holds {bad:,} values that are not numbers (NaN or infinite) of {array.size:,}.'
+            raise MatchRefused(
+                f'"{name}" holds {bad:,} values that are not numbers (NaN or infinite) of {array.size:,}.', best
             )
     return best
 

@@ -7,7 +7,12 @@ from pydantic import BaseModel
 
 
 class WeightsOut(BaseModel):
-    """Uploaded weights. `matched_by`: "name", or "order" where names told nothing; `form`: "plain", or "folded" as Thaw exports."""
+    """Uploaded weights, and how they compare with the backbone, rejected ones too.
+
+    `matched` counts arrays, `missing` names every one that the file has not in its shape; `unexpected` names the first 200 of the
+    `unexpected_count` arrays that the backbone has no place for (a top). `matched_by`: "name", or "order" where names told nothing;
+    `form`: "plain", or "folded" as Thaw exports.
+    """
 
     id: str
     backbone: str
@@ -17,6 +22,7 @@ class WeightsOut(BaseModel):
     matched: int
     missing: list[str]
     unexpected: list[str]
+    unexpected_count: int
     matched_by: str | None
     form: str | None
     error: str | None

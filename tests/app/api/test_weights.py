@@ -5,12 +5,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 
 from app.dependencies import House
 from app.receiving_weights import OneFile
+from core.leases import RUN_LIFE, claim
 from core.leftovers import remove_left_folders
+from core.runs import Success, finish_succeeded
 from core.tables import Run, RunStatus, TrainedModel, Weights, WeightsStatus
+from core.training_config import parse_config
+from core.weights import Start, start_of
 from tests.app.people import Belongings, Caller, belongings
 from tests.worker.weights.test_arrays import keras_3_file
 from worker.weights import check
@@ -52,12 +58,37 @@ def test_weights_are_sent_checked_and_listed(house: House, ada: Caller, tmp_path
     _check_all(house)
     checked = ada.client.get(f"{URL}/{sent['id']}").json()
     assert (checked["status"], checked["matched"], checked["missing"]) == ("ready", 25, [])
+    assert (checked["unexpected"], checked["unexpected_count"]) == ([], 0)
     assert (checked["matched_by"], checked["form"], checked["error"]) == ("name", "plain", None)
     assert [one["id"] for one in ada.client.get(URL).json()["items"]] == [sent["id"]]
     assert not list(house.settings.incoming_folder.glob("*"))
     assert ada.client.delete(f"{URL}/{sent['id']}").status_code == 204
     assert ada.client.get(f"{URL}/{sent['id']}").status_code == 404
     assert not [path for path in house.settings.storage_folder.glob("weights/**/*") if path.is_file()]
+
+
+def test_what_a_file_lacks_and_what_it_has_too_much_is_named_and_counted(
+    house: House, ada: Caller, tmp_path: Path
+) -> None:
+    path = keras_3_file(tmp_path / "tiny.weights.h5")
+    with h5py.File(path, "a") as file:
+        del file["layers/conv2d_1"]
+        for number in range(205):
+            file[f"layers/dense_{number}/vars/0"] = np.zeros(1, np.float32)
+            file[f"layers/dense_{number}/vars"].attrs["name"] = f"top_{number}"
+    sent = _send(ada, path.read_bytes()).json()
+    _check_all(house)
+    found = ada.client.get(f"{URL}/{sent['id']}").json()
+    assert (found["status"], found["matched"], found["missing"]) == ("rejected", 24, ["block2_conv/kernel"])
+    assert found["unexpected"] == [f"top_{number}/0" for number in range(200)]
+    assert found["unexpected_count"] == 205
+    assert (
+        "24 of its 25 arrays are in the file, 1 are missing or have another shape (block2_conv/kernel)"
+        in found["error"]
+    )
+    page = ada.client.get("/weights").text
+    assert found["error"].split(":")[0] in page
+    assert "It has 205 arrays that are not part of the backbone." in page
 
 
 def test_a_file_that_is_no_weights_is_rejected_with_its_reason(house: House, ada: Caller) -> None:
@@ -187,6 +218,29 @@ def test_a_run_starts_from_ones_own_model_and_not_above_its_cut(
     assert 'cut at "block3_add"' in above.json()["errors"][0]["message"]
     assert _run(ada, owned, weights=weights, cut_layer="block3_add").status_code == 202
     assert _run(ada, owned, weights={"model_id": theirs.model_id}).status_code == 422
+
+
+def test_a_cut_model_whose_run_was_deleted_still_knows_its_cut(house: House, ada: Caller, owned: Belongings) -> None:
+    queued = _run(ada, owned, weights="none", cut_layer="block3_add").json()
+    with house.database.write() as session:
+        held = claim(session, RUN_LIFE, "a worker", 60)
+        assert held is not None
+        summary = {"chosen_phase": "frozen", "test_accuracy": 0.5}
+        model = finish_succeeded(session, held, Success(summary, {}, [], [], "models/cut"))
+    assert held.id == queued["id"]
+    assert ada.client.delete(f"/api/v1/runs/{queued['id']}").status_code == 204
+    assert ada.client.get(f"/api/v1/models/{model.id}").json()["run_id"] is None
+    weights = {"model_id": model.id}
+    above = _run(ada, owned, weights=weights)
+    assert above.status_code == 422
+    told = above.json()["errors"][0]
+    assert told["field"] == "config.cut_layer"
+    assert 'was cut at "block3_add": above that it has no weights. Received: "block4_relu"' in told["message"]
+    assert _run(ada, owned, weights=weights, cut_layer="block3_add").status_code == 202
+    with house.database.write() as session:
+        run = session.get_one(Run, _run(ada, owned, weights=weights, cut_layer="block2_relu").json()["id"])
+        start = start_of(session, ada.user.id, parse_config(run.config))
+    assert start == Start("models/cut/backbone_and_head/frozen.npz", model.name, "block3_add", "tiny_cnn")
 
 
 def test_weights_over_the_limit_are_cut_off(house: House, ada: Caller) -> None:

@@ -1,6 +1,7 @@
 """Backbones: really pretrained, named the same in every process, and clear about weights that are not there."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -12,6 +13,7 @@ from sklearn.datasets import load_sample_images
 
 from core.errors import WeightsUnavailable
 from tests.samples import sample_folder
+from tests.worker.training.keras_networks import assert_same_weights, random_application, write_old_file
 from worker.training.applications import APPLICATIONS
 from worker.training.backbones import build_backbone, settle_statistics
 from worker.training.layers import FixedBatchNormalization, PictureResizer
@@ -109,18 +111,36 @@ def test_every_batchnorm_has_fixed_statistics() -> None:
     assert all(isinstance(layer, FixedBatchNormalization) for layer in norms)
 
 
+def _write_published(path: Path, source: keras.Model) -> None:
+    """The format of most files that Keras publishes."""
+    with h5py.File(path, "w") as target:
+        save_weights_to_hdf5_group(target, source)
+
+
 # Keras 3.15.1 asks numpy 2 for a copy of a TensorFlow variable in a way that numpy calls deprecated
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_weights_in_keras_cache_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("backbone_id", "write"),
+    [
+        *[
+            pytest.param(one, _write_published, marks=[] if one == "mobilenet_v2" else pytest.mark.slow)
+            for one in sorted(APPLICATIONS)
+        ],
+        pytest.param("vgg16", write_old_file, marks=pytest.mark.slow),
+        pytest.param("xception", write_old_file, marks=pytest.mark.slow),
+    ],
+)
+def test_weights_in_keras_cache_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone_id: str, write: Callable[[Path, keras.Model], None]
+) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    source = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3))
-    file = tmp_path / "models" / APPLICATIONS["mobilenet_v2"].file
+    source = random_application(backbone_id)
+    file = tmp_path / "models" / APPLICATIONS[backbone_id].file
     file.parent.mkdir()
-    with h5py.File(file, "w") as target:  # the format of the published files
-        save_weights_to_hdf5_group(target, source)
-    model = build_backbone("mobilenet_v2", image_size=(48, 48), weights="imagenet", seed=0)
-    expected = source.get_layer("block_16_project").get_weights()[0]
-    assert np.array_equal(model.get_layer("block_16_project").get_weights()[0], expected)
+    write(file, source)
+    side = source.input_shape[1] + 16  # weights do not depend on it
+    model = build_backbone(backbone_id, image_size=(side, side), weights="imagenet", seed=0)
+    assert_same_weights(source, model)
 
 
 def test_weights_that_are_nowhere_are_refused_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from core.backbones import BACKBONES
 from tests.worker.training.doubts import doubt_of
+from tests.worker.training.keras_networks import in_their_order
 from tests.worker.training.run_folders import make_run_folder
 from tests.worker.training.workplaces import open_run
 from worker.training.applications import APPLICATIONS, preprocessed
@@ -99,36 +100,10 @@ def test_it_is_keras_own_network_behind_the_preprocessing_keras_documents(backbo
     settle_statistics(ours, 0)
     application = APPLICATIONS[backbone_id]
     theirs = application.build(include_top=False, weights=None, input_shape=(*size, 3), **application.arguments)
-    theirs.set_weights(_in_their_order(theirs, ours))
+    theirs.set_weights(in_their_order(theirs, ours))
     pixels = np.random.default_rng(1).uniform(0, 255, (2, *size, 3)).astype("float32")
     expected = np.asarray(theirs(_documented(backbone_id, pixels), training=False))
     np.testing.assert_allclose(np.asarray(ours(pixels)), expected, atol=1e-3 * np.abs(expected).max())
-
-
-def _in_their_order(theirs: keras.Model, ours: keras.Model) -> list[np.ndarray]:
-    """Our weights as Keras' network lists its own: layer by layer; its Normalization (EfficientNet) keeps what it has."""
-    arrays: list[np.ndarray] = []
-    flat = [
-        one for layer in theirs.layers for one in (layer.layers if isinstance(layer, keras.Sequential) else [layer])
-    ]
-    mine = {(type(one).__name__.removeprefix("Fixed"), at): one for at, one in _numbered(ours.layers)}
-    for at, layer in _numbered(flat):
-        if isinstance(layer, keras.layers.Normalization):
-            arrays.extend(layer.get_weights())
-        else:
-            arrays.extend(mine[type(layer).__name__, at].get_weights())
-    return arrays
-
-
-def _numbered(layers: list[Any]) -> list[tuple[int, Any]]:
-    counts: dict[str, int] = {}
-    found = []
-    for layer in layers:
-        if layer.weights:
-            kind = type(layer).__name__.removeprefix("Fixed")
-            found.append((counts.get(kind, 0), layer))
-            counts[kind] = counts.get(kind, 0) + 1
-    return found
 
 
 def _documented(backbone_id: str, pixels: np.ndarray) -> np.ndarray:

@@ -88,11 +88,7 @@ def test_the_folded_form_that_thaw_exports_is_known_as_such(tmp_path: Path) -> N
 
 
 def test_the_weights_of_a_keras_archive_are_read(tmp_path: Path) -> None:
-    keras_3_file(tmp_path / "inner.h5")
-    with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
-        archive.write(tmp_path / "inner.h5", "model.weights.h5")
-        archive.writestr("config.json", "{}")
-    assert _same_as_written(tmp_path / "a.keras") == "name"
+    assert _same_as_written(_keras_archive(tmp_path / "a.keras")) == "name"
 
 
 @pytest.mark.parametrize("between", [".", "/"])
@@ -262,9 +258,43 @@ def test_files_of_another_kind_or_cut_short_are_refused_with_a_sentence(tmp_path
         _read(tmp_path / "a.h5")
 
 
+def _keras_archive(path: Path) -> Path:
+    keras_3_file(path.with_name("inner.h5"))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(path.with_name("inner.h5"), "model.weights.h5")
+        archive.writestr("config.json", "{}")
+    return path
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is a thing of Linux")
+@pytest.mark.parametrize("full", ["out.h5", "out.npz"])
+def test_a_full_disk_is_told_as_such_and_not_as_a_damaged_file(tmp_path: Path, full: str) -> None:
+    (tmp_path / full).symlink_to("/dev/full")
+    question = {"source": str(_keras_archive(tmp_path / "a.keras")), "target": str(tmp_path / "out.npz")}
+    answer = check({**question, "backbone": "tiny_cnn", "most_bytes": MOST})
+    assert answer == {
+        "error": "The disk became full while this file was checked. Free some space and try again. "
+        "This file was not kept: send it again then."
+    }
+    assert not (tmp_path / "out.h5").is_symlink()
+
+
+def test_names_of_a_file_are_bounded_and_counted(tmp_path: Path) -> None:
+    path = keras_3_file(tmp_path / "a.weights.h5")
+    with h5py.File(path, "a") as file:
+        for number in range(201):
+            file[f"layers/dense_{number}/vars/0"] = np.zeros(1, np.float32)
+            file[f"layers/dense_{number}/vars"].attrs["name"] = "x" * 300
+    question = {"source": str(path), "target": str(tmp_path / "out.npz")}
+    answer = check({**question, "backbone": "tiny_cnn", "most_bytes": MOST})
+    assert answer["unexpected"] == ["x" * 200] * 200
+    assert answer["unexpected_count"] == 201
+
+
 def test_the_arrays_are_kept_under_their_form_and_name(tmp_path: Path) -> None:
     question = {"source": str(keras_3_file(tmp_path / "a.h5")), "target": str(tmp_path / "out.npz")}
     answer = check({**question, "backbone": "tiny_cnn", "most_bytes": MOST})
-    assert answer == {"form": "plain", "way": "name", "matched": 25, "unexpected": [], "unexpected_count": 0}
+    counts = {"matched": 25, "missing": [], "unexpected": [], "unexpected_count": 0}
+    assert answer == {"form": "plain", "way": "name", **counts}
     with np.load(tmp_path / "out.npz", allow_pickle=False) as kept:
         assert np.array_equal(kept["plain:block1_conv/kernel"], tiny_arrays()["block1_conv"]["kernel"])

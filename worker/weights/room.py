@@ -1,0 +1,27 @@
+"""A full disk is told as such, by whichever process meets it, and never taken for a damaged file."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from core.errors import DiskFull
+
+
+def full_disk_sentence(full: DiskFull) -> str:
+    """What the person reads of it."""
+    return f"{full.message} This file was not kept: send it again then."
+
+
+@contextmanager
+def disk_told() -> Iterator[None]:
+    """For writes.
+
+    Raises:
+        DiskFull: the disk has no room, or the quota on it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        raise DiskFull("The disk became full while this file was checked. Free some space and try again.") from error
