@@ -46,6 +46,7 @@ from worker.training.robustness import CHANGES, robustness, sample
 from worker.training.run_folder import SPLITS, RunFolder
 from worker.training.spare import READY
 from worker.training.telling import (
+    checkpoint_damaged,
     export_checked,
     features_ready,
     judged,
@@ -79,6 +80,8 @@ def train(folder: RunFolder, pictures: DecodedPictures, speaker: Speaker, orders
         precision="bfloat16" if wants_bfloat16 else "float32",
         resumed_from=ledger.resumed_from,
     )
+    for name in ledger.damaged:
+        speaker.log(checkpoint_damaged(name, ledger.resumed_from))
     pictures.set_resize(PictureResizer(folder.config.image_size, folder.config.resize))
     _say_step(speaker, folder, "prepare", "Building the network")
     start = None if folder.start_file is None else Start(folder.start_file, folder.start_cut_layer)
