@@ -24,7 +24,7 @@ from core.runs import (
     record_out_of_memory,
 )
 from core.tables import Run, RunStatus, utc_now
-from worker.harvest import harvest
+from worker.harvest import CancelledLate, harvest
 from worker.hold import Hold
 from worker.memory_kills import memory_kills, memory_sentence
 from worker.relay import Relay, known_epochs
@@ -196,6 +196,8 @@ class Attempt:
             harvest(self._place, self._hold, folder, result)
         except DiskFull as error:
             return self._fail("disk_full", error.message)
+        except CancelledLate:
+            return self._finish(lambda session: finish_cancelled(session, self._hold.claim))
         _log.info("run %s succeeded", self._hold.claim.id)
         return clear_up(self._place.settings, self._hold.claim.id)
 

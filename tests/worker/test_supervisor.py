@@ -20,6 +20,7 @@ from core.tables import Export, LogLine, Metric, Prediction, Run, RunStatus, Tra
 from tests.worker.tiny_dataset import blob_paths, queue_run
 from worker import memory_kills, trainer_process
 from worker import supervisor as supervisor_module
+from worker.hold import Hold
 from worker.run_preparation import attempts_folder
 from worker.supervisor import Supervisor, crash_sentence
 from worker.trainer_process import Spare, wait_for_end
@@ -262,6 +263,33 @@ def test_a_trainer_that_does_not_obey_a_cancel_is_killed_within_five_seconds(pla
     later(cancel, 1.5)
     assert play("epochs=1,hang").status == RunStatus.CANCELLED
     assert time.monotonic() - asked[0] < 5
+
+
+@pytest.mark.parametrize("moment", ["while its files are stored", "after the last look"])
+def test_a_cancel_that_comes_after_the_training_leaves_no_model(
+    place: Workplace, play: Play, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    put = place.storage.put
+    stored: list[str] = []
+
+    def cancel_and_put(key: str, path: Path) -> None:
+        put(key, path)
+        if not stored:
+            with place.database.write() as session:
+                session.execute(update(Run).values(cancel_requested_at=1.0))
+            if moment == "after the last look":
+                monkeypatch.setattr(Hold, "keep", lambda _: None)
+            else:
+                time.sleep(0.3)  # it looks every 0.2 s here
+        stored.append(key)
+
+    monkeypatch.setattr(place.storage, "put", cancel_and_put)
+    run = play("epochs=1,succeed,exit=0")
+    assert (run.status, run.attempt) == (RunStatus.CANCELLED, 1)
+    assert len(stored) == (1 if moment == "while its files are stored" else 2)
+    with place.database.read() as session:
+        assert session.scalars(select(TrainedModel)).all() == []
+    assert not place.storage.has(stored[0])
 
 
 def test_a_drain_gives_the_run_back_without_counting_a_failure(place: Workplace, play: Play) -> None:
