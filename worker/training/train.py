@@ -192,8 +192,8 @@ def _finish(work: Workplace, ledger: Ledger, seconds: dict[str, float]) -> None:
     _write_json(work.folder.path / "card.json", {"lines": lines})
     exported = complete_card(model, exported, lines)
     work.speaker.log(judged(found, chosen["phase"]))
-    work.store.finish()
-    work.pictures.finish()
+    for unkept in (*work.store.finish(), *work.pictures.finish()):
+        work.speaker.log(unkept)
     seconds["evaluate"] = time.monotonic() - started
     _write_result(work, ledger, chosen, found, exported, doubt, seconds)
 
