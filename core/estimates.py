@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from core.errors import ThawError
 from core.tables import DatasetVersion, Run, RunStatus
-from core.training_config import TrainingConfig, parse_config
+from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig, parse_config
 
 SPEEDS_LAST = 7 * 24 * 3600  # seconds: then they are measured again
 EARLIER = 20  # runs looked at
@@ -27,7 +27,9 @@ EXPORT_LEAST = 8.0  # seconds: a clean process imports TensorFlow
 PREPARE_LEAST = 1.0  # seconds: the trainer process begins, TensorFlow is loaded already in a spare
 LOGISTIC_LEAST = 1.0  # seconds: cross-validation of the strength
 LOGISTIC_PICTURE = 0.002  # seconds a training picture, for all strengths and folds
-HEAD_STEP = 2e-5  # seconds a picture: a head on stored features
+HEAD_STEP = (
+    2e-5  # seconds a picture at least: fetching the stored features of a head that is too small to cost anything itself
+)
 JUDGE_SHARE = 0.35  # judging a picture, in steps of training it
 
 
@@ -81,12 +83,38 @@ def shape_key(config: TrainingConfig, classes: int) -> str:
 
 
 def speeds_name(key: str) -> str:
-    """Under what the speeds of a shape are noted with the broker."""
-    return f"speeds:{key}"
+    """Under what the speeds of a shape are noted with the broker. The number is that of what `measure` gives, and rises with it."""
+    return f"speeds:2:{key}"
+
+
+def left_behind(config: TrainingConfig) -> frozenset[str]:
+    """What a run leaves in the caches for its dataset version, by names that are equal where another run would find it."""
+    found = {_decoded(config)}
+    for phase in config.phases:
+        if phase.features == "cached":
+            found |= {_features(config, phase, 1), _features(config, phase, phase.views)}
+    return frozenset(found)
+
+
+def _decoded(config: TrainingConfig) -> str:
+    return json.dumps(["decoded", config.image_size, config.resize])
+
+
+def _features(config: TrainingConfig, phase: FrozenPhase | FineTunePhase, views: int) -> str:
+    """Features of a phase's cut: of plain pictures when there is one view, else as the run's seed changes them."""
+    data = config.model_dump(mode="json")
+    parts = [data[name] for name in ("backbone", "weights", "image_size", "resize", "cut_layer", "precision")]
+    parts += [config.head.pooling, all(one.features == "cached" for one in config.phases)]
+    parts.append(phase.model_dump(mode="json")["unfreeze_from"] if isinstance(phase, FineTunePhase) else phase.kind)
+    if views > 1:
+        parts += [data["augmentation"], views]
+    if views > 1 or config.weights == "none":
+        parts.append(config.seed)
+    return json.dumps(parts)
 
 
 def modelled(
-    config: TrainingConfig, counts: Counts, speeds: Mapping[str, Any], *, threads: int, known: bool
+    config: TrainingConfig, counts: Counts, speeds: Mapping[str, Any], *, threads: int, known: frozenset[str]
 ) -> dict[str, float]:
     """Seconds by part from timed steps alone.
 
@@ -95,9 +123,9 @@ def modelled(
         counts: of its pictures.
         speeds: as `worker.training.timing.measure` gives them.
         threads: of the trainer.
-        known: True when an earlier run left these pictures' features in the caches.
+        known: what earlier runs left in the caches for these pictures (`left_behind`).
     """
-    reading = 0.0 if known else counts.all * speeds["decode"] / threads
+    reading = 0.0 if _decoded(config) in known else counts.all * speeds["decode"] / threads
     parts = {"prepare": PREPARE_LEAST + speeds["build"] + reading}
     for index, phase in enumerate(config.phases):
         speed = speeds["phases"][index]
@@ -106,11 +134,12 @@ def modelled(
             train = min(phase.steps_per_epoch * config.batch_size, 100 * counts.train)
         views = phase.views if phase.features == "cached" else 0
         each = speed["extract_view"] if views > 1 else speed["extract"]
-        extracting = 0.0 if known else counts.train * views * each + judged * speed["extract"]
+        extracting = 0.0 if _features(config, phase, phase.views) in known else counts.train * views * each
+        extracting += 0.0 if _features(config, phase, 1) in known else judged * speed["extract"]
         if phase.optimizer.name == "lbfgs":
             learning = LOGISTIC_LEAST + LOGISTIC_PICTURE * counts.train * phase.views
         else:
-            step = speed["step"] or HEAD_STEP
+            step = max(HEAD_STEP, speed["step"])
             learning = phase.epochs * (train + JUDGE_SHARE * judged) * step
         parts[f"phase_{index}"] = speed["trace"] + extracting + learning
     traces = speeds["build"] + max(one["trace"] for one in speeds["phases"])
@@ -127,19 +156,31 @@ def estimate(
 ) -> Estimate:
     """Seconds that a run will take once it has begun; each part is mended by what it really took in runs of the same shape."""
     counts = counts_of(version)
-    earlier = _earlier(session, version.owner_id, shape_key(config, counts.classes))
-    known = any(run.dataset_version_id == version.id for run, _ in earlier)
+    key = shape_key(config, counts.classes)
+    finished = _finished(session, version.owner_id)
+    known = _known(session, version)
     parts = modelled(config, counts, speeds, threads=threads, known=known)
-    ratios = _ratios(earlier, speeds, threads)
+    ratios = _ratios(finished, key, speeds, threads)
     by_phase = {name: seconds * ratios.get(name, 1.0) for name, seconds in parts.items()}
-    basis = "timed steps on this machine"
+    device = speeds.get("device", "CPU")
+    basis = "timed steps on this machine" + ("" if device == "CPU" else f" ({device})")
+    earlier = sum(_key_of(one) == key for one in finished)
     if earlier:
-        basis += f", and {len(earlier)} earlier {'run' if len(earlier) == 1 else 'runs'} of the same shape"
+        basis += f", and {earlier} earlier {'run' if earlier == 1 else 'runs'} of the same shape"
     return Estimate(sum(by_phase.values()), by_phase, basis)
 
 
-def _earlier(session: Session, owner_id: str, key: str) -> list[tuple[Run, DatasetVersion]]:
-    """This person's newest runs of the same shape that have succeeded, oldest first."""
+@dataclass(frozen=True)
+class _Finished:
+    """A run that has succeeded, with settings that this version of Thaw still knows."""
+
+    run: Run
+    version: DatasetVersion
+    config: TrainingConfig
+
+
+def _finished(session: Session, owner_id: str) -> list[_Finished]:
+    """This person's newest runs that have succeeded, of any shape, oldest first."""
     wanted = (
         select(Run, DatasetVersion)
         .join(DatasetVersion, DatasetVersion.id == Run.dataset_version_id)
@@ -147,27 +188,44 @@ def _earlier(session: Session, owner_id: str, key: str) -> list[tuple[Run, Datas
         .order_by(Run.id.desc())
         .limit(EARLIER)
     )
-    found = [(run, version) for run, version in session.execute(wanted) if "seconds" in run.summary]
-    return [(run, version) for run, version in reversed(found) if _key_of(run, version) == key]
+    found = [(run, version, _config_of(run.config)) for run, version in reversed(session.execute(wanted).all())]
+    return [
+        _Finished(run, version, config)
+        for run, version, config in found
+        if config is not None and "seconds" in run.summary
+    ]
 
 
-def _key_of(run: Run, version: DatasetVersion) -> str | None:
+def _known(session: Session, version: DatasetVersion) -> frozenset[str]:
+    """What every run on this version that has succeeded left behind, of whatever shape."""
+    wanted = select(Run.config).where(Run.dataset_version_id == version.id, Run.status == RunStatus.SUCCEEDED)
+    configs = (_config_of(config) for config in session.scalars(wanted.order_by(Run.id.desc()).limit(EARLIER)))
+    return frozenset().union(*(left_behind(config) for config in configs if config is not None))
+
+
+def _config_of(config: Mapping[str, Any]) -> TrainingConfig | None:
     try:
-        return shape_key(parse_config(run.config), len(version.class_names))
+        return parse_config(config)
     except ThawError:  # settings of an earlier version that this one does not know
         return None
 
 
-def _ratios(earlier: Sequence[tuple[Run, DatasetVersion]], speeds: Mapping[str, Any], threads: int) -> dict[str, float]:
-    """By part, the median over earlier runs of real seconds to modelled ones."""
-    seen: set[str] = set()
+def _key_of(one: _Finished) -> str:
+    return shape_key(one.config, len(one.version.class_names))
+
+
+def _ratios(finished: Sequence[_Finished], key: str, speeds: Mapping[str, Any], threads: int) -> dict[str, float]:
+    """By part, the median over earlier runs of the shape `key` of real seconds to modelled ones."""
+    left: dict[str, frozenset[str]] = {}  # by version
     ratios: dict[str, list[float]] = {}
-    for run, version in earlier:
-        known = version.id in seen
-        seen.add(version.id)
-        parts = modelled(parse_config(run.config), counts_of(version), speeds, threads=threads, known=known)
+    for one in finished:
+        known = left.get(one.version.id, frozenset())
+        left[one.version.id] = known | left_behind(one.config)
+        if _key_of(one) != key:
+            continue
+        parts = modelled(one.config, counts_of(one.version), speeds, threads=threads, known=known)
         for name, seconds in parts.items():
-            real = run.summary["seconds"].get(name)
+            real = one.run.summary["seconds"].get(name)
             if real is not None and seconds > 0:
                 ratios.setdefault(name, []).append(min(5.0, max(0.2, float(real) / seconds)))
     return {name: statistics.median(values) for name, values in ratios.items()}

@@ -11,6 +11,8 @@ from typing import Any
 from core.config import Settings
 from core.errors import ThawError
 
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
 
 class GpuUnknown(ThawError):
     """A GPU was named that is not there."""
@@ -45,8 +47,25 @@ def choose_gpu(number: int) -> None:
     if not 0 <= number < len(found):
         allowed = f"0 to {len(found) - 1}" if found else "none: nvidia-smi shows no GPU here"
         raise GpuUnknown(f"There is no GPU {number}. Allowed: {allowed}.")
+    os.environ.update(_one(number))
+
+
+def hide_gpus() -> dict[str, str]:
+    """Let TensorFlow in this process see no GPU: they are for trainers. An operator's own CUDA_VISIBLE_DEVICES stays as it is.
+
+    Returns:
+        The environment of a process that has to see what a trainer sees: the first GPU alone, where there is one.
+    """
+    trainers = dict(os.environ)
+    if _VISIBLE not in trainers and gpus():
+        trainers |= _one(0)
+    os.environ.setdefault(_VISIBLE, "-1")
+    return trainers
+
+
+def _one(number: int) -> dict[str, str]:
     # CUDA may count by speed; nvidia-smi counts by bus
-    os.environ |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(number)}
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", _VISIBLE: str(number)}
 
 
 def memory_bytes() -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import select
 
 from core.errors import Fenced
+from core.leases import cancel_requested
 from core.runs import Success, finish_succeeded
 from core.storage import sha256_of
 from core.tables import TrainedModel
@@ -16,6 +17,10 @@ from worker.workplace import Workplace
 
 DOCUMENTS = ("layers", "evaluation")
 LATER_DOCUMENTS = ("neighbours", "card")  # a trainer of an earlier version leaves none
+
+
+class CancelledLate(Exception):
+    """The trainer had succeeded already when somebody asked for cancelling; nothing of it is kept."""
 
 
 def model_key(run_id: str, attempt: int) -> str:
@@ -28,24 +33,36 @@ def harvest(place: Workplace, hold: Hold, folder: Path, result_name: str) -> Non
 
     Raises:
         Fenced: the run is not ours any more; what we stored is removed again.
+        CancelledLate: a cancel came before the model was written down; what we stored is removed again.
         DiskFull: no room for the model.
         OSError, ValueError: the trainer said that it succeeded but left no whole result.
     """
     key = model_key(hold.claim.id, hold.claim.attempt)
     result = _read(folder / result_name)
-    try:
-        _store(place, key, folder / "model", hold.keep)
+
+    def keep() -> None:
         hold.keep()
+        if hold.cancelled:
+            raise CancelledLate
+
+    try:
+        _store(place, key, folder / "model", keep)
+        keep()
         exports = [_export(folder / "model", key, told) for told in result["exports"]]
         documents = {kind: _read(folder / f"{kind}.json") for kind in DOCUMENTS}
         later = [kind for kind in LATER_DOCUMENTS if (folder / f"{kind}.json").is_file()]
         documents |= {kind: _read(folder / f"{kind}.json") for kind in later} | {"result": result}
 
         def finish(session: Any) -> None:
+            if cancel_requested(session, hold.life, hold.claim.id):
+                raise CancelledLate
             success = Success(result["summary"], documents, _lines(folder / "predictions.jsonl"), exports, key)
             finish_succeeded(session, hold.claim, success)
 
         hold.write(finish)
+    except CancelledLate:
+        place.storage.delete(key)
+        raise
     except Fenced:
         # an answer that was lost on its way looks like a fence: files that a row names are never removed
         if not _is_named(place, key):

@@ -24,8 +24,9 @@ from core.runs import (
     record_out_of_memory,
 )
 from core.tables import Run, RunStatus, utc_now
-from worker.harvest import harvest
+from worker.harvest import CancelledLate, harvest
 from worker.hold import Hold
+from worker.memory_kills import memory_kills, memory_sentence
 from worker.relay import Relay, known_epochs
 from worker.run_preparation import clear_up, prepare_folder
 from worker.trainer_process import Event, Spare, TrainerProcess, wait_for_end
@@ -77,6 +78,7 @@ class Attempt:
         self._spare = spare
         self._hold = Hold(place, held)
         self._trainer: TrainerProcess | None = None
+        self._kills_before: int | None = None
         self._told = time.monotonic()
 
     def run(self) -> None:
@@ -122,6 +124,7 @@ class Attempt:
             return self._finish(lambda session: give_back(session, held, "Queued again: the worker was stopped"))
         known = self._hold.write(lambda session: known_epochs(session, held.id), announce=False)
         relay = Relay(self._hold, folder, known)
+        self._kills_before = memory_kills()
         self._trainer = self._spare.start(folder)
         code = self._follow(self._trainer, relay, folder)
         relay.flush(everything=True)
@@ -186,29 +189,49 @@ class Attempt:
         elif self._place.stopping:
             self._finish(lambda session: give_back(session, held, "Queued again: the worker was stopped"))
         else:
-            self._crash(crash_sentence(code), relay)
+            self._conclude_death(code, relay)
 
     def _succeed(self, folder: Path, result: str) -> None:
         try:
             harvest(self._place, self._hold, folder, result)
         except DiskFull as error:
             return self._fail("disk_full", error.message)
+        except CancelledLate:
+            return self._finish(lambda session: finish_cancelled(session, self._hold.claim))
         _log.info("run %s succeeded", self._hold.claim.id)
         return clear_up(self._place.settings, self._hold.claim.id)
 
     def _conclude_failure(self, failure: Event, relay: Relay) -> None:
-        held, message = self._hold.claim, str(failure.get("message"))
+        message = str(failure.get("message"))
         if failure.get("kind") == "out_of_memory":
-            self._finish(lambda session: record_out_of_memory(session, held, message))
+            self._out_of_memory(message, relay)
         elif failure.get("kind") in FOR_GOOD:
             self._fail(str(failure["kind"]), message, str(failure.get("advice", "")))
         else:
             self._crash(message, relay)
 
-    def _crash(self, sentence: str, relay: Relay) -> None:
-        words = self._trainer.last_words()[-15:] if self._trainer is not None else []
-        relay.note(sentence, *words)
+    def _conclude_death(self, code: int, relay: Relay) -> None:
+        """Nobody told it to end and it said nothing: most often memory, which Linux takes back without a word."""
+        ours = self._trainer is not None and self._trainer.was_killed
+        sentence = None if ours else memory_sentence(code, self._kills_before, self._last_words())
+        if sentence is None:
+            return self._crash(crash_sentence(code), relay)
+        return self._out_of_memory(sentence, relay)
+
+    def _out_of_memory(self, sentence: str, relay: Relay) -> None:
+        self._note(sentence, relay)
+        self._finish(lambda session: record_out_of_memory(session, self._hold.claim, sentence))
+
+    def _last_words(self) -> list[str]:
+        return self._trainer.last_words() if self._trainer is not None else []
+
+    def _note(self, sentence: str, relay: Relay) -> None:
+        """Into the run's log, with the trainer's last words."""
+        relay.note(sentence, *self._last_words()[-15:])
         relay.flush(everything=True)
+
+    def _crash(self, sentence: str, relay: Relay) -> None:
+        self._note(sentence, relay)
         self._finish(lambda session: record_crash(session, self._hold.claim, sentence))
 
     def _fail(self, kind: str, message: str, advice: str = "") -> None:
@@ -259,6 +282,8 @@ def crash_sentence(code: int) -> str:
     """Why a trainer that nobody told to end is not there any more."""
     if code == -signal.SIGKILL:
         return "The training process was killed by the system (signal 9), most often because memory ran out."
+    if code == -signal.SIGABRT:
+        return "The training process was ended by SIGABRT: it gave up by itself, perhaps because memory ran out."
     if code < 0:
         try:
             name = signal.Signals(-code).name

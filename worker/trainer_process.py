@@ -32,7 +32,11 @@ def trainer_command() -> list[str]:
 
 
 class TrainerProcess:
-    """A running trainer. Start it from a thread that lives as long as the process (see `child_setup`)."""
+    """A running trainer. Start it from a thread that lives as long as the process (see `child_setup`).
+
+    Attributes:
+        was_killed: True once `kill` found it alive: its SIGKILL was ours.
+    """
 
     def __init__(self, command: Sequence[str], settings: Settings) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - our own command
@@ -44,6 +48,7 @@ class TrainerProcess:
             process_group=0,
             preexec_fn=child_setup(nice=NICE, expendable=True),  # noqa: PLW1509 - system calls and nothing else
         )
+        self.was_killed = False
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._last_words: deque[str] = deque(maxlen=40)
         self._threads = [
@@ -92,6 +97,7 @@ class TrainerProcess:
 
     def kill(self) -> None:
         """SIGKILL to its whole group, and wait for the end."""
+        self.was_killed |= self.running
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

@@ -172,7 +172,7 @@ def delete_run(run_id: str, session: WriteSession, settings: SettingsOf, person:
 
 @router.post("/runs/{run_id}/cancel", status_code=202)
 def cancel_run(run_id: str, session: WriteSession, house: TheHouse, person: Person) -> RunOut:
-    """Ask for cancelling: a queued run ends at once, a running one within seconds."""
+    """Ask for cancelling: a queued run ends at once, a running one within seconds, without a model. Too late once it has ended."""
     run = runs.find_run(session, person.id, run_id)
     runs.cancel_run(session, run)
     after_commit(session, lambda: house.hub.wake(run_id))

@@ -6,10 +6,10 @@ import pytest
 from sqlalchemy.orm import Session
 
 from core.database import Database
-from core.estimates import Counts, counts_of, estimate, modelled, shape_key
+from core.estimates import HEAD_STEP, Counts, counts_of, estimate, left_behind, modelled, shape_key
 from core.presets import PRESETS
 from core.tables import DatasetVersion, Run, RunStatus, User
-from core.training_config import TrainingConfig, parse_config
+from core.training_config import Augmentation, FrozenPhase, Optimizer, TrainingConfig, parse_config
 from tests.core.rows import person, version
 
 pytestmark = pytest.mark.both_databases
@@ -33,8 +33,14 @@ def changed(**changes: Any) -> TrainingConfig:
     return parse_config({**data, "phases": [data["phases"][0], {**data["phases"][1], **changes}]})
 
 
-def parts(config: TrainingConfig, counts: Counts = COUNTS, *, known: bool = False) -> dict[str, float]:
-    return modelled(config, counts, SPEEDS, threads=2, known=known)
+def parts(
+    config: TrainingConfig,
+    counts: Counts = COUNTS,
+    *,
+    known: frozenset[str] = frozenset(),
+    speeds: dict[str, Any] = SPEEDS,
+) -> dict[str, float]:
+    return modelled(config, counts, speeds, threads=2, known=known)
 
 
 def test_a_phase_costs_its_trace_its_views_and_its_epochs() -> None:
@@ -48,7 +54,44 @@ def test_more_epochs_views_and_pictures_take_longer_and_known_features_less() ->
     assert sum(parts(changed(epochs=16)).values()) > base
     assert sum(parts(changed(views=8)).values()) > base
     assert sum(parts(STANDARD, Counts(1400, 150, 150, 3)).values()) > base
-    assert sum(parts(STANDARD, known=True).values()) < base
+    assert sum(parts(STANDARD, known=left_behind(STANDARD)).values()) < base
+
+
+def test_what_another_shape_of_run_left_behind_is_not_computed_again() -> None:
+    """Standard after Quick: pictures and plain features are there, the augmented ones are not."""
+    quick = STANDARD.model_copy(update={"phases": STANDARD.phases[:1], "batch_size": 7})
+    new, after = parts(STANDARD), parts(STANDARD, known=left_behind(quick))
+    assert new["prepare"] - after["prepare"] == pytest.approx(COUNTS.all * 0.002 / 2)
+    assert new["phase_0"] - after["phase_0"] == pytest.approx((700 + 150) * 0.002)
+    assert new["phase_1"] == after["phase_1"]
+
+
+def test_augmented_features_are_known_for_the_same_seed_and_augmentation_alone() -> None:
+    plain = (COUNTS.validation * 0.002, 700 * VIEWS * 0.003)  # of phase 1: validation, views
+    saved = {}
+    for name, changes in {
+        "same": {},
+        "seed": {"seed": 5},
+        "augmentation": {"augmentation": Augmentation(vertical_flip=True)},
+        "size": {"image_size": (96, 96)},
+        "weights": {"weights": "none"},
+    }.items():
+        known = left_behind(STANDARD.model_copy(update=changes))
+        saved[name] = parts(STANDARD)["phase_1"] - parts(STANDARD, known=known)["phase_1"]
+    assert saved["same"] == pytest.approx(sum(plain))
+    assert saved["seed"] == saved["augmentation"] == pytest.approx(plain[0])
+    assert saved["size"] == saved["weights"] == 0.0
+
+
+def test_a_head_costs_what_it_was_timed_at_and_a_tiny_one_the_fetching_of_its_features() -> None:
+    adam = changed().model_copy(update={"phases": (FrozenPhase(epochs=10, optimizer=Optimizer(name="adam")),)})
+
+    def learning(step: float) -> float:
+        speeds = {**SPEEDS, "phases": [{"trace": 0.0, "extract": 0.0, "extract_view": 0.0, "step": step}]}
+        return parts(adam, speeds=speeds)["phase_0"]
+
+    assert learning(0.001) == pytest.approx(10 * (700 + 0.35 * 150) * 0.001)
+    assert learning(1e-7) == learning(0.0) == pytest.approx(10 * (700 + 0.35 * 150) * HEAD_STEP)
 
 
 def test_steps_per_epoch_count_instead_of_pictures() -> None:
@@ -67,7 +110,7 @@ def test_epochs_rates_and_seeds_do_not_change_the_shape_but_thawing_and_size_do(
 
 def finished(session: Session, owner: User, on: DatasetVersion, factor: float) -> None:
     """A run that took `factor` times what timed steps say."""
-    real = modelled(STANDARD, counts_of(on), SPEEDS, threads=2, known=False)
+    real = modelled(STANDARD, counts_of(on), SPEEDS, threads=2, known=frozenset())
     seconds = {name: value * factor for name, value in real.items()}
     run = Run(
         owner_id=owner.id,
@@ -99,6 +142,20 @@ def test_earlier_runs_of_the_same_shape_mend_the_estimate(database: Database) ->
         assert set(mended.by_phase) == {"prepare", "phase_0", "phase_1", "export", "evaluate"}
         other_shape = STANDARD.model_copy(update={"batch_size": 64})
         assert estimate(session, here, other_shape, SPEEDS, threads=2).basis == plain.basis
+
+
+def test_features_that_a_run_of_another_shape_left_on_this_version_are_known(database: Database) -> None:
+    with database.write() as session:
+        owner = person(session)
+        here, elsewhere = version(session, owner), version(session, owner, name="Other")
+        finished(session, owner, here, 1.0)
+        other_shape = STANDARD.model_copy(update={"batch_size": 64})
+        known, new = (estimate(session, one, other_shape, SPEEDS, threads=2) for one in (here, elsewhere))
+        assert known.basis == new.basis == "timed steps on this machine"
+        assert known.by_phase == modelled(other_shape, counts_of(here), SPEEDS, threads=2, known=left_behind(STANDARD))
+        assert known.seconds < new.seconds
+        on_gpu = estimate(session, here, other_shape, {**SPEEDS, "device": "NVIDIA L4"}, threads=2)
+        assert on_gpu.basis == "timed steps on this machine (NVIDIA L4)"
 
 
 def test_runs_of_other_people_and_of_settings_that_are_no_more_do_not_count(database: Database) -> None:

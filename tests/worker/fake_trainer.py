@@ -78,6 +78,24 @@ def succeed(folder: Path) -> None:
     say("succeeded", result="result.json")
 
 
+def end_badly(name: str, value: str) -> None:
+    """What leads to an end, or keeps it away."""
+    sys.stdout.flush()
+    if name == "exit":
+        os._exit(int(value))
+    elif name == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif name == "count":  # as the kernel does before it kills for memory
+        before = int(Path(value).read_text().split()[-1])
+        Path(value).write_text(f"oom 9\noom_kill {before + 1}\n")
+    elif name == "abort":
+        os.kill(os.getpid(), signal.SIGABRT)
+    elif name == "close":
+        os.close(1)
+    elif name == "hang":
+        time.sleep(60)
+
+
 def main() -> None:
     """Do the steps."""
     threading.Thread(target=listen, daemon=True).start()
@@ -96,16 +114,10 @@ def main() -> None:
             sys.stderr.write(value + "\n")
         elif name == "noise":
             sys.stdout.write("this is not JSON\n")
-        elif name == "exit":
-            sys.stdout.flush()
-            os._exit(int(value))
-        elif name == "die":
-            sys.stdout.flush()
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif name == "hang":
-            time.sleep(60)
         elif name == "succeed":
             succeed(folder)
+        else:
+            end_badly(name, value)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import pytest
 
 from cli.serve import train_workers
 from worker import devices
-from worker.devices import GpuUnknown, choose_gpu
+from worker.devices import GpuUnknown, choose_gpu, hide_gpus
 
 TWO = tuple({"name": "a card", "kind": "gpu", "memory_bytes": 2**34} for _ in range(2))
 
@@ -14,6 +14,22 @@ def test_a_trainer_sees_the_chosen_gpu_alone(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(os, "environ", {})
     choose_gpu(1)
     assert os.environ == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "1"}
+
+
+def test_predictions_see_no_gpu_and_the_timing_of_steps_sees_the_one_that_trains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: TWO)
+    monkeypatch.setattr(os, "environ", {"HOME": "/"})
+    trainers = hide_gpus()
+    assert os.environ == {"HOME": "/", "CUDA_VISIBLE_DEVICES": "-1"}
+    assert trainers == {"HOME": "/", "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "0"}
+
+
+def test_what_an_operator_lets_predictions_see_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: TWO)
+    monkeypatch.setattr(os, "environ", {"CUDA_VISIBLE_DEVICES": "1"})
+    assert hide_gpus() == os.environ == {"CUDA_VISIBLE_DEVICES": "1"}
 
 
 @pytest.mark.parametrize(

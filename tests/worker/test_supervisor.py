@@ -21,11 +21,12 @@ from core.storage import FolderStorage
 from core.tables import Export, LogLine, Metric, Prediction, Run, RunStatus, TrainedModel
 from tests.core.rows import tiny_model
 from tests.worker.tiny_dataset import blob_paths, queue_run
+from worker import memory_kills, trainer_process
 from worker import supervisor as supervisor_module
-from worker import trainer_process
+from worker.hold import Hold
 from worker.run_preparation import attempts_folder
 from worker.supervisor import Supervisor, crash_sentence
-from worker.trainer_process import Spare
+from worker.trainer_process import Spare, wait_for_end
 from worker.workplace import Workplace
 
 Play = Callable[[str], Run]
@@ -156,6 +157,62 @@ def test_out_of_memory_is_tried_once_more_with_half_the_batch(play: Play) -> Non
     assert run.failure["kind"] == "out_of_memory"
 
 
+@pytest.fixture
+def counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which the kernel counts, with something of earlier in it."""
+    path = tmp_path / "memory.events"
+    path.write_text("oom 9\noom_kill 7\n")
+    monkeypatch.setattr(memory_kills, "counters", lambda: (path,))
+    return path
+
+
+def test_a_trainer_that_the_system_kills_for_memory_is_tried_once_more_with_half_the_batch(
+    place: Workplace, play: Play, counter: Path
+) -> None:
+    run = play(f"epochs=1,count={counter},die")
+    assert (run.status, run.attempt, run.batch_size, run.halvings, run.failures) == (RunStatus.FAILED, 2, 4, 1, 0)
+    assert run.failure == {
+        "kind": "out_of_memory",
+        "message": "The training needed more memory than there is: the system ended its process (signal 9).",
+        "advice": "Choose a smaller batch size or image size, or a smaller backbone, and try again.",
+    }
+    assert memory_kills.memory_kills() == 9
+    assert log_of(place, run.id).count("needed more memory") == 2
+
+
+def test_a_kill_is_not_for_memory_when_the_kernel_counted_it_before_the_trainer_began(
+    play: Play, counter: Path
+) -> None:
+    run = play("die")
+    assert memory_kills.memory_kills() == 7, counter
+    assert (run.status, run.attempt, run.batch_size, run.failures) == (RunStatus.FAILED, 3, 8, 3)
+
+
+def test_a_trainer_that_aborts_for_memory_is_tried_once_more_with_half_the_batch(place: Workplace, play: Play) -> None:
+    run = play("print=terminate called after throwing an instance of 'std::bad_alloc',abort")
+    assert (run.status, run.attempt, run.batch_size) == (RunStatus.FAILED, 2, 4)
+    assert run.failure is not None
+    assert run.failure["kind"] == "out_of_memory"
+    assert "std::bad_alloc" in log_of(place, run.id)
+
+
+def test_any_other_abort_is_a_crash_that_names_memory_as_possible(play: Play) -> None:
+    run = play("print=Check failed: this is no picture,abort")
+    assert run.failure is not None
+    assert (run.attempt, run.batch_size, run.failure["kind"]) == (3, 8, "crash")
+    assert "perhaps because memory ran out" in run.failure["message"]
+
+
+def test_a_trainer_that_we_killed_did_not_run_out_of_memory(
+    play: Play, counter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # it closes its output and stays; meanwhile something else of this machine is killed for memory
+    monkeypatch.setattr(supervisor_module, "wait_for_end", lambda trainer, _: wait_for_end(trainer, 0.3))
+    run = play(f"count={counter},close,hang")
+    assert run.failure is not None
+    assert (run.attempt, run.batch_size, run.failure["kind"]) == (3, 8, "crash")
+
+
 @pytest.mark.parametrize(
     ("steps", "words"), [("print=the end is near,exit=1", "exit code 1"), ("die", "memory ran out")]
 )
@@ -209,6 +266,33 @@ def test_a_trainer_that_does_not_obey_a_cancel_is_killed_within_five_seconds(pla
     later(cancel, 1.5)
     assert play("epochs=1,hang").status == RunStatus.CANCELLED
     assert time.monotonic() - asked[0] < 5
+
+
+@pytest.mark.parametrize("moment", ["while its files are stored", "after the last look"])
+def test_a_cancel_that_comes_after_the_training_leaves_no_model(
+    place: Workplace, play: Play, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    put = place.storage.put
+    stored: list[str] = []
+
+    def cancel_and_put(key: str, path: Path) -> None:
+        put(key, path)
+        if not stored:
+            with place.database.write() as session:
+                session.execute(update(Run).values(cancel_requested_at=1.0))
+            if moment == "after the last look":
+                monkeypatch.setattr(Hold, "keep", lambda _: None)
+            else:
+                time.sleep(0.3)  # it looks every 0.2 s here
+        stored.append(key)
+
+    monkeypatch.setattr(place.storage, "put", cancel_and_put)
+    run = play("epochs=1,succeed,exit=0")
+    assert (run.status, run.attempt) == (RunStatus.CANCELLED, 1)
+    assert len(stored) == (1 if moment == "while its files are stored" else 2)
+    with place.database.read() as session:
+        assert session.scalars(select(TrainedModel)).all() == []
+    assert not place.storage.has(stored[0])
 
 
 def test_a_drain_gives_the_run_back_without_counting_a_failure(place: Workplace, play: Play) -> None:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from core.errors import NotFound, ThawError
 from core.storage import Storage
+from worker.training.gpu_memory import take_as_needed
 from worker.training.pictures import Pixels
 
 _log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class NoHeatmap(ThawError):
 
 def warm_up() -> None:
     """Have TensorFlow set itself up now, not with the first question."""
+    take_as_needed()
     tf.constant(0.0).numpy()
 
 

@@ -1,6 +1,6 @@
 """`python -m worker.prediction.timing_process`: a question a line on standard input, an answer a line on standard output.
 
-Question: `{config, classes, max_bytes, max_pixels, pictures: [base64]}`; answer: `{"speeds": ...}` or `{"error": sentence}`.
+Question: `{config, classes, max_bytes, max_pixels, threads, pictures: [base64]}`; answer: `{"speeds": ...}` or `{"error": sentence}`.
 It ends with its input.
 """
 
@@ -19,10 +19,10 @@ from worker.training.pictures import PictureLimits
 def answer(question: dict[str, Any]) -> dict[str, Any]:
     """Measure one."""
     with quiet():
-        from worker.prediction.models import warm_up  # noqa: PLC0415 - TensorFlow is loaded here
+        from worker.training.machine import prepare_tensorflow  # noqa: PLC0415 - TensorFlow is loaded here
         from worker.training.timing import measure  # noqa: PLC0415
 
-        warm_up()
+        prepare_tensorflow(int(question["threads"]))  # as in a trainer
     config = TrainingConfig.model_validate(question["config"])
     pictures = [base64.b64decode(one) for one in question["pictures"]]
     limits = PictureLimits(question["max_bytes"], question["max_pixels"])

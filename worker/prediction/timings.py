@@ -13,7 +13,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ class TimingAsked:
     """One measurement.
 
     Attributes:
-        question: `{config, classes, max_bytes, max_pixels}`.
+        question: `{config, classes, max_bytes, max_pixels, threads}`.
         pictures: encoded pictures of the dataset; called when its turn has come.
         wanted: asked when its turn has come; False drops it.
         tell: takes `{"speeds": ...}` or `{"error": sentence}`.
@@ -45,12 +45,22 @@ class TimingAsked:
 
 
 class Timings:
-    """Measures one after another, on a thread that lives as long as this process (see `child_setup`)."""
+    """Measures one after another, on a thread that lives as long as this process (see `child_setup`).
+
+    Args:
+        environment: of the process that measures; None: this one's.
+    """
 
     def __init__(
-        self, command: Sequence[str] = COMMAND, *, longest: float = LONGEST_SECONDS, kept: float = KEPT_SECONDS
+        self,
+        command: Sequence[str] = COMMAND,
+        *,
+        environment: Mapping[str, str] | None = None,
+        longest: float = LONGEST_SECONDS,
+        kept: float = KEPT_SECONDS,
     ) -> None:
         self._command = list(command)
+        self._environment = environment
         self._kept = kept
         self._longest = longest
         self._asked: queue.SimpleQueue[TimingAsked] = queue.SimpleQueue()
@@ -102,6 +112,7 @@ class Timings:
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(  # noqa: S603 - our own command
             self._command,
+            env=self._environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             process_group=0,

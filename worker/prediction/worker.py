@@ -21,15 +21,19 @@ _log = logging.getLogger(__name__)
 
 
 class PredictionWorker:
-    """Answers questions one after another. Nothing is lost when its process dies but the answer."""
+    """Answers questions one after another. Nothing is lost when its process dies but the answer.
 
-    def __init__(self, place: Workplace) -> None:
+    Args:
+        timings: of estimates; None: of a process with this one's environment.
+    """
+
+    def __init__(self, place: Workplace, timings: Timings | None = None) -> None:
         settings = place.settings
         self._place = place
         self._client = redis_client(settings, timeout=10.0)
         self._shelf = ModelShelf(place.storage, settings.predict_memory_bytes)
         self._limits = PictureLimits(settings.max_image_bytes, settings.max_image_pixels)
-        self._timings = Timings()
+        self._timings = timings or Timings()
 
     def task(self, number: str, question: dict[str, Any], deadline: float) -> None:
         """Answer one question.
@@ -119,6 +123,7 @@ class PredictionWorker:
                 "classes": int(question["classes"]),
                 "max_bytes": self._limits.max_bytes,
                 "max_pixels": self._limits.max_pixels,
+                "threads": self._place.settings.train_threads or self._place.settings.cores,
             },
             lambda: [self._blob(str(key)) for key in question["blob_keys"]],
             wanted,

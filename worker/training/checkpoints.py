@@ -5,7 +5,9 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,7 +83,8 @@ def save(folder: Path, state: State, groups: Mapping[str, Arrays], *, unchanged:
 
     Args:
         folder: the attempt's `checkpoints` folder.
-        unchanged: groups equal to those of the newest checkpoint here: their files are linked instead of written again.
+        unchanged: groups equal to those of the newest checkpoint here. Such a file is linked from the checkpoint that this one drives
+            out, where it is as it was written: the two that are kept never share a file, so that no damage is in both.
 
     Returns:
         the checkpoint's name; later ones sort after earlier ones.
@@ -90,11 +93,11 @@ def save(folder: Path, state: State, groups: Mapping[str, Arrays], *, unchanged:
     name = f"{state.phase_index:02d}-{state.epoch:06d}-{'over' if state.phase_over else 'epoch'}"
     aside = folder / f".{uuid.uuid4().hex}.part"
     aside.mkdir()
-    earlier = _names(folder)
+    linkable = _linkable(folder, name)
     files: dict[str, str] = {}
     for group, arrays in groups.items():
         path = aside / f"{group}.npz"
-        source = folder / earlier[0] / path.name if earlier and group in unchanged else None
+        source = linkable.get(path.name) if group in unchanged else None
         files[path.name] = _link(source, path) or _write_arrays(path, arrays)
     body = json.dumps({"format": FORMAT, "state": asdict(state), "files": files}, sort_keys=True)
     _write(aside / "state.json", json.dumps({"sha256": _sha256(body.encode()), "body": body}).encode())
@@ -109,12 +112,20 @@ def save(folder: Path, state: State, groups: Mapping[str, Arrays], *, unchanged:
     return name
 
 
-def newest(folders: Iterable[Path], run: str) -> Checkpoint | None:
-    """The furthest whole checkpoint of this run in any of the folders; broken and foreign ones are passed over."""
+def newest(
+    folders: Iterable[Path], run: str, tell_damaged: Callable[[str], None] = lambda _: None
+) -> Checkpoint | None:
+    """The furthest whole checkpoint of this run in any of the folders; broken and foreign ones are passed over.
+
+    Args:
+        tell_damaged: hears the name of each that is broken and would have been further.
+    """
     found = [(name, folder) for folder in folders for name in _names(folder)]
     for name, folder in sorted(found, key=lambda one: one[0], reverse=True):
         checkpoint = _read(folder / name)
-        if checkpoint is not None and checkpoint.state.run == run:
+        if checkpoint is None:
+            tell_damaged(name)
+        elif checkpoint.state.run == run:
             return checkpoint
     return None
 
@@ -138,11 +149,7 @@ def _names(folder: Path) -> list[str]:
 def _read(path: Path) -> Checkpoint | None:
     """Read one checkpoint, or None when anything about it is not as it was written."""
     try:
-        outer = json.loads((path / "state.json").read_bytes())
-        body = outer["body"]
-        if outer["sha256"] != _sha256(body.encode()):
-            return None
-        data = json.loads(body)
+        data = _read_state(path)
         if data["format"] != FORMAT:
             return None
         groups = {}
@@ -150,22 +157,50 @@ def _read(path: Path) -> Checkpoint | None:
             file = path / name
             if _file_sha256(file) != digest:
                 return None
-            with np.load(file, allow_pickle=False) as arrays:
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 groups[file.stem] = {key: arrays[key] for key in arrays.files}
         return Checkpoint(path.parent, path.name, State(**data["state"]), groups)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
 
 
-def _link(source: Path | None, path: Path) -> str | None:
-    """Link an unchanged file of the checkpoint before; None where that is not possible."""
-    if source is None or not source.is_file():
-        return None
+def _read_state(path: Path) -> dict[str, Any]:
+    """`format`, `state` and `files` (SHA-256 by name) of a checkpoint. Raises OSError, ValueError, KeyError or TypeError when damaged."""
+    outer = json.loads((path / "state.json").read_bytes())
+    if outer["sha256"] != _sha256(outer["body"].encode()):
+        raise ValueError(f"{path.name}: the state is not as it was written.")
+    data: dict[str, Any] = json.loads(outer["body"])
+    return data
+
+
+def _linkable(folder: Path, name: str) -> dict[str, tuple[Path, str]]:
+    """(path, SHA-256) by file name in the checkpoint that goes when `name` comes, of what the newest one has in equal form."""
+    earlier = [one for one in _names(folder) if one != name][:KEPT]
+    if len(earlier) < KEPT:
+        return {}
     try:
-        os.link(source, path)
+        newest_files, files = (_read_state(folder / one)["files"] for one in (earlier[0], earlier[-1]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {
+        file: (folder / earlier[-1] / file, digest)
+        for file, digest in files.items()
+        if newest_files.get(file) == digest
+    }
+
+
+def _link(source: tuple[Path, str] | None, path: Path) -> str | None:
+    """Link a file that is as it was written and return its SHA-256; None where that is not possible."""
+    if source is None:
+        return None
+    file, digest = source
+    try:
+        if _file_sha256(file) != digest:
+            return None
+        os.link(file, path)
     except OSError:
         return None
-    return _file_sha256(path)
+    return digest
 
 
 def _write_arrays(path: Path, arrays: Arrays) -> str:

@@ -107,12 +107,12 @@ class DecodedPictures:
         self._resize = resize
         self._resize_known.set()
 
-    def finish(self) -> None:
-        """Wait for the threads, and until the cache is on disk."""
+    def finish(self) -> list[str]:
+        """Wait for the threads, and until the cache is on disk; a sentence for each part that could not be kept."""
         for thread in self._threads:
             thread.join()
-        self._store.finish()
         self._pool.shutdown()
+        return self._store.finish()
 
     def batch(self, positions: np.ndarray) -> np.ndarray:
         """Pixels of the pictures at `positions`, uint8 [n, H, W, 3]. Waits for those that are still being decoded.

@@ -163,10 +163,10 @@ class FeatureStore:
         self._used: list[SegmentStore] = []
         self.computed = 0
 
-    def fits(self, extractor: Extractor, pictures: int, views: int) -> bool:
+    def fits(self, extractor: Extractor, records: int) -> bool:
         """True when that many records stay within the store's limit."""
         record = int(np.prod(extractor.shape, dtype=np.int64)) * extractor.dtype.itemsize
-        return record * pictures * views <= self._limit
+        return record * records <= self._limit
 
     def features(
         self, extractor: Extractor, positions: np.ndarray, views: int, say: Callable[[int, int], None]
@@ -213,10 +213,9 @@ class FeatureStore:
             seeds = np.ascontiguousarray(keys[start : start + size, :8]).view(np.int32)
             yield start, extractor.run(pixels, seeds).numpy()
 
-    def finish(self) -> None:
-        """Wait until everything computed is on disk."""
-        for store in self._used:
-            store.finish()
+    def finish(self) -> list[str]:
+        """Wait until everything computed is on disk; a sentence for each part that could not be kept."""
+        return [sentence for store in self._used for sentence in store.finish()]
 
 
 def row_keys(digests: np.ndarray, views: int, seed: int | None) -> np.ndarray:

@@ -21,6 +21,7 @@ class Ledger:
         state: where the run stands.
         groups: arrays of the checkpoint that the run goes on from; empty when it begins.
         resumed_from: that checkpoint's name, or None.
+        damaged: names of further checkpoints that are not as they were written.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -28,7 +29,9 @@ class Ledger:
         self._initial: list[np.ndarray] = []
         self._changed: set[int] = set()
         self.finished: dict[str, Arrays] = {}
-        found = checkpoints.newest((folder.checkpoints, *folder.earlier_checkpoints), folder.fingerprint)
+        self.damaged: list[str] = []
+        folders = (folder.checkpoints, *folder.earlier_checkpoints)
+        found = checkpoints.newest(folders, folder.fingerprint, self.damaged.append)
         checkpoints.forget_others(folder.checkpoints, found)
         self.resumed_from = None if found is None else found.name
         self.state = State(run=folder.fingerprint) if found is None else found.state

@@ -11,6 +11,7 @@ import sklearn
 import tensorflow as tf
 
 from worker.training.features import processor_class
+from worker.training.gpu_memory import take_as_needed
 
 
 def versions() -> dict[str, str]:
@@ -61,5 +62,4 @@ def prepare_tensorflow(threads: int) -> None:
     """Set what must be set before TensorFlow's first operation."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
+    take_as_needed()

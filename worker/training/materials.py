@@ -182,7 +182,7 @@ def _stored(
     plain = _extractor(work, frozen, fast, views=1)
     varied = plain if phase.views == 1 else _extractor(work, frozen, fast, views=phase.views)
     positions = work.positions("train")
-    if not work.store.fits(varied, len(positions), phase.views):
+    if not work.store.fits(varied, len(positions) * phase.views + len(work.positions("validation"))):
         return None
     say = _speak_of_features(work, phase, index)
     train = work.store.features(varied, positions, phase.views, say)

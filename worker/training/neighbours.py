@@ -33,7 +33,7 @@ def neighbours(work: Workplace, wrong: Sequence[int], *, stored: bool) -> dict[s
     asked = np.asarray(wrong[:MOST_ASKED], np.int64)
     train = spread_over(work.positions("train"), MOST_STORED if stored else MOST_COMPUTED)
     extractor = plain_pooled(work)
-    if not len(asked) or not work.store.fits(extractor, len(train), 1):
+    if not len(asked) or not work.store.fits(extractor, len(train) + len(asked)):
         return {"pictures": 0, "nearest": {}}
     say = _speaking(work, "Looking for similar training pictures")
     try:
@@ -64,9 +64,7 @@ def store_test(work: Workplace) -> None:
     if work.config.backbone != NEAR_BY:
         return
     extractor = plain_pooled(work)
-    if extractor.meaning["weights"] not in NEAR_BY_WEIGHTS or not work.store.fits(
-        extractor, len(work.folder.pictures), 1
-    ):
+    if extractor.meaning["weights"] not in NEAR_BY_WEIGHTS or not work.store.fits(extractor, len(work.folder.pictures)):
         return
     say = _speaking(work, "Storing what the backbone sees in the test pictures")
     try:

@@ -64,6 +64,7 @@ class SegmentStore:
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.limit_bytes, self.reserve_bytes = limit_bytes, reserve_bytes
         self._publishing: list[threading.Thread] = []
+        self._unkept: list[str] = []
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "meaning.json").exists():
             _write_aside(self.folder / "meaning.json", text.encode())
@@ -111,15 +112,26 @@ class SegmentStore:
 
     def publish(self, segment: "NewSegment") -> None:
         """Flush a filled segment to disk and show it to others, in a thread: the writer reads its own map meanwhile."""
-        thread = threading.Thread(target=segment.commit, name="publish", daemon=False)
+        thread = threading.Thread(target=self._commit, args=(segment,), name="publish", daemon=False)
         thread.start()
         self._publishing.append(thread)
 
-    def finish(self) -> None:
-        """Wait until every published segment is on disk."""
+    def _commit(self, segment: "NewSegment") -> None:
+        try:
+            segment.commit()
+        except OSError as error:  # the run has its map and goes on; the next one computes this again
+            segment.abandon()
+            self._unkept.append(
+                f"{segment.records.nbytes / 1e6:.1f} MB could not be kept in the cache for later runs: {error.strerror or error}."
+            )
+
+    def finish(self) -> list[str]:
+        """Wait until every published segment is on disk; a sentence for each that is not, because writing it failed."""
         for thread in self._publishing:
             thread.join()
         self._publishing.clear()
+        unkept, self._unkept = self._unkept, []
+        return unkept
 
 
 class NewSegment(Segment):
@@ -153,8 +165,9 @@ class NewSegment(Segment):
         self._close()
 
     def abandon(self) -> None:
-        """Forget the segment."""
+        """Forget the segment; whoever has it mapped may read on."""
         self._part.unlink(missing_ok=True)
+        self._part.with_suffix(".data").unlink(missing_ok=True)
         self._close()
 
 
@@ -199,16 +212,19 @@ class Lookup:
 def make_room(root: Path, need: int, limit_bytes: int, reserve_bytes: int) -> None:
     """Remove least recently used segments under `root` until `need` more bytes fit under the limit and the disk reserve.
 
+    What is being written counts and cannot be removed. What was removed and is still mapped counts for the disk reserve alone.
+
     Raises:
         DiskFull: the reserve would be touched though nothing is left to remove.
     """
-    segments = []
-    for keys_path in root.glob("*/*.keys"):
+    segments, total = [], 0
+    for path in (*root.glob("*/*.part"), *root.glob("*/*.data")):
         with contextlib.suppress(FileNotFoundError):
-            size = keys_path.with_suffix(".data").stat().st_size
+            size = path.stat().st_size
+            total += size
+            keys_path = path.with_suffix(".keys")
             segments.append((keys_path.stat().st_mtime_ns, size, keys_path))
     segments.sort()
-    total = sum(size for _, size, _ in segments)
     for _, size, keys_path in segments:
         if total + need <= limit_bytes and shutil.disk_usage(root).free - need >= reserve_bytes:
             return

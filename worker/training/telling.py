@@ -13,6 +13,12 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def checkpoint_damaged(name: str, resumed_from: str | None) -> str:
+    """A checkpoint that cannot be gone on from, and what is done instead."""
+    instead = "begins again" if resumed_from is None else f"goes on from {resumed_from}"
+    return f"The checkpoint {name} is damaged on the disk: the training {instead}."
+
+
 def pictures_ready(count: int, decoded: int, seconds: float) -> str:
     """Decoded pictures: how many, and how many of them were decoded now."""
     if decoded == 0:

@@ -11,14 +11,19 @@ import numpy as np
 from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig
 from worker.training.features import make_extractor
 from worker.training.layers import PictureResizer, picture_seeds
-from worker.training.learner import Batches, Learner, logits_of
-from worker.training.materials import augmenting, frozen_part, through
+from worker.training.learner import Batches, Learner, Logits, logits_of
+from worker.training.machine import device
+from worker.training.materials import augmenting, frozen_part, live_form, through
 from worker.training.network import Network, build_network, set_trainable
 from worker.training.pictures import PictureLimits, PictureRefused, decode
 from worker.training.precision import computes_in_bfloat16, in_bfloat16
 
 _TIMED = 3  # calls after the first one, which traces
 _BATCH = 32  # of extraction, as in `worker.training.features`
+_HEAD_STEPS = 16  # a head's steps in one call: few cost next to nothing, as in `worker.training.phases`
+
+Phase = FrozenPhase | FineTunePhase
+Timed = tuple[Learner, Batches]
 
 
 def measure(config: TrainingConfig, n_classes: int, pictures: Sequence[bytes], limits: PictureLimits) -> dict[str, Any]:
@@ -31,14 +36,15 @@ def measure(config: TrainingConfig, n_classes: int, pictures: Sequence[bytes], l
         limits: of decoding.
 
     Returns:
-        Seconds: `build` (the network), `decode` (one picture, one thread), and for each phase `trace` (once), `extract` (one plain
-        picture), `extract_view` (one augmented view; 0 where there is none), `step` (one picture in one epoch).
+        `device` that was timed, and seconds: `build` (the network), `decode` (one picture, one thread), and for each phase `trace` (once),
+        `extract` (one plain picture), `extract_view` (one augmented view; 0 where there is none), `step` (one picture in one epoch; 0 where
+        nothing learns by steps).
     """
     started = time.perf_counter()
     network = build_network(config.model_copy(update={"weights": "none"}), n_classes)
     build = time.perf_counter() - started
     phases = [_phase(config, network, phase, n_classes) for phase in config.phases]
-    return {"build": build, "decode": _decoding(config, pictures, limits), "phases": phases}
+    return {"device": device(), "build": build, "decode": _decoding(config, pictures, limits), "phases": phases}
 
 
 def _decoding(config: TrainingConfig, pictures: Sequence[bytes], limits: PictureLimits) -> float:
@@ -55,25 +61,29 @@ def _decoding(config: TrainingConfig, pictures: Sequence[bytes], limits: Picture
     return float(np.mean(seconds)) if seconds else 0.0
 
 
-def _phase(
-    config: TrainingConfig, network: Network, phase: FrozenPhase | FineTunePhase, n_classes: int
-) -> dict[str, float]:
+def _phase(config: TrainingConfig, network: Network, phase: Phase, n_classes: int) -> dict[str, float]:
     set_trainable(network, phase)
     frozen, upper = frozen_part(network, phase) if phase.features == "cached" else (None, network.backbone)
     found = {"trace": 0.0, "extract": 0.0, "extract_view": 0.0, "step": 0.0}
     fast = config.precision == "mixed" or (config.precision == "auto" and computes_in_bfloat16())
     if frozen is not None:
         found |= _extraction(config, phase, frozen, fast=fast)
-    if upper is not None:
-        first, later = _stepping(config, network, phase, upper, n_classes, fast=fast and frozen is not None)
-        found["trace"] += first
-        found["step"] = later / config.batch_size
+    if phase.optimizer.name == "lbfgs":
+        return found
+    if frozen is None:
+        # live as wished stays float32, as in `worker.training.materials`
+        learner, batches = _whole(config, network, phase, n_classes, fast=fast and phase.features == "cached")
+    elif upper is None:
+        learner, batches = _head(config, network, phase, n_classes)
+    else:
+        learner, batches = _upper(config, network, phase, upper, n_classes, fast=fast)
+    first, later = _timed(lambda: learner.train(batches))
+    found["trace"] += first - later
+    found["step"] = later / batches.pictures
     return found
 
 
-def _extraction(
-    config: TrainingConfig, phase: FrozenPhase | FineTunePhase, frozen: keras.Model, *, fast: bool
-) -> dict[str, float]:
+def _extraction(config: TrainingConfig, phase: Phase, frozen: keras.Model, *, fast: bool) -> dict[str, float]:
     answer = in_bfloat16(frozen) if fast else None
     pixels = np.random.default_rng(0).integers(0, 256, (_BATCH, *config.image_size, 3), np.uint8)
     seeds = picture_seeds(0, 0, np.arange(_BATCH))
@@ -87,39 +97,79 @@ def _extraction(
     return found
 
 
-def _stepping(
-    config: TrainingConfig,
-    network: Network,
-    phase: FrozenPhase | FineTunePhase,
-    upper: keras.Model,
-    n_classes: int,
-    *,
-    fast: bool,
-) -> tuple[float, float]:
-    """(tracing, one step) in seconds."""
-    size, head = config.batch_size, network.head
-    live = phase.features == "live"
-    learner = Learner(
+def _whole(config: TrainingConfig, network: Network, phase: Phase, n_classes: int, *, fast: bool) -> Timed:
+    """Steps through the whole network, on pictures that are changed in the loop."""
+    head, backbone = network.head, network.backbone
+    learner = _learner(
+        config,
+        phase,
+        n_classes,
+        live_form(network, logits_of(head, head.input), bfloat16=fast),
+        [*backbone.trainable_variables, *head.trainable_variables],
+        augment=augmenting(phase, config.augmentation),
+    )
+    return learner, _batches(config, n_classes, (*config.image_size, 3), np.dtype(np.uint8))
+
+
+def _upper(
+    config: TrainingConfig, network: Network, phase: Phase, upper: keras.Model, n_classes: int, *, fast: bool
+) -> Timed:
+    """Steps of what learns of the backbone, on stored features."""
+    head = network.head
+    learner = _learner(
+        config,
+        phase,
+        n_classes,
         through(upper, logits_of(head, head.input), "mixed_bfloat16" if fast else "float32"),
-        augmenting(phase, config.augmentation) if live else None,
         [*upper.trainable_variables, *head.trainable_variables],
+    )
+    dtype = np.dtype(ml_dtypes.bfloat16) if fast else np.dtype(np.float32)
+    return learner, _batches(config, n_classes, tuple(upper.input.shape[1:]), dtype)
+
+
+def _head(config: TrainingConfig, network: Network, phase: Phase, n_classes: int) -> Timed:
+    """Steps of the head alone, on stored features."""
+    vector = network.head.get_layer("head_pooling").output
+    learner = _learner(
+        config, phase, n_classes, logits_of(network.head, vector), list(network.head.trainable_variables), many=True
+    )
+    return learner, _batches(config, n_classes, tuple(vector.shape[1:]), np.dtype(np.float32), steps=_HEAD_STEPS)
+
+
+def _learner(
+    config: TrainingConfig,
+    phase: Phase,
+    n_classes: int,
+    logits: Logits,
+    variables: list[Any],
+    *,
+    augment: Callable[[Any, Any], Any] | None = None,
+    many: bool = False,
+) -> Learner:
+    return Learner(
+        logits,
+        augment,
+        variables,
         phase,
         steps_per_epoch=10,
         n_classes=n_classes,
         smoothing=config.label_smoothing,
-        many=False,
+        many=many,
     )
-    shape = (1, size, *upper.input.shape[1:])
-    dtype = np.uint8 if live else ml_dtypes.bfloat16 if fast else np.float32
+
+
+def _batches(
+    config: TrainingConfig, n_classes: int, shape: tuple[int, ...], dtype: np.dtype, *, steps: int = 1
+) -> Batches:
+    """Random inputs [steps, batch, *shape] with random labels."""
+    places = (steps, config.batch_size)
     random = np.random.default_rng(0)
-    batches = Batches(
-        random.uniform(0, 200 if live else 1, shape).astype(dtype),
-        random.integers(0, n_classes, (1, size)).astype(np.int32),
-        np.ones((1, size), np.float32),
-        picture_seeds(0, 0, np.arange(size))[None],
+    return Batches(
+        random.uniform(0, 200 if dtype == np.uint8 else 1, (*places, *shape)).astype(dtype),
+        random.integers(0, n_classes, places).astype(np.int32),
+        np.ones(places, np.float32),
+        np.broadcast_to(picture_seeds(0, 0, np.arange(config.batch_size)), (*places, 2)),
     )
-    first, later = _timed(lambda: learner.train(batches))
-    return first - later, later
 
 
 def _timed(call: Callable[[], Any]) -> tuple[float, float]:

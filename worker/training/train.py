@@ -46,6 +46,7 @@ from worker.training.robustness import CHANGES, robustness, sample
 from worker.training.run_folder import SPLITS, RunFolder
 from worker.training.spare import READY
 from worker.training.telling import (
+    checkpoint_damaged,
     export_checked,
     features_ready,
     judged,
@@ -80,6 +81,8 @@ def train(folder: RunFolder, pictures: DecodedPictures, speaker: Speaker, orders
         precision=_hoped_for(folder.config, wants_bfloat16=wants_bfloat16),
         resumed_from=ledger.resumed_from,
     )
+    for name in ledger.damaged:
+        speaker.log(checkpoint_damaged(name, ledger.resumed_from))
     pictures.set_resize(PictureResizer(folder.config.image_size, folder.config.resize))
     _say_step(speaker, folder, "prepare", "Building the network")
     start = None if folder.start_file is None else Start(folder.start_file, folder.start_cut_layer)
@@ -195,8 +198,8 @@ def _finish(work: Workplace, ledger: Ledger, seconds: dict[str, float]) -> None:
     _write_json(work.folder.path / "card.json", {"lines": lines})
     exported = complete_card(model, exported, lines)
     work.speaker.log(judged(found, chosen["phase"]))
-    work.store.finish()
-    work.pictures.finish()
+    for unkept in (*work.store.finish(), *work.pictures.finish()):
+        work.speaker.log(unkept)
     seconds["evaluate"] = time.monotonic() - started
     _write_result(work, ledger, chosen, found, exported, doubt, seconds)
 

@@ -67,3 +67,13 @@ def test_what_is_not_wanted_any_more_is_not_measured() -> None:
     timings.ask(asked(answers))
     assert answers.get(timeout=20)["speeds"]["pictures"] == 2
     assert answers.empty()
+
+
+def test_the_process_that_measures_has_the_environment_it_was_given() -> None:
+    answers: Answers = queue.SimpleQueue()
+    told = (
+        "import json, os, sys\nfor line in sys.stdin:\n    print(json.dumps({'speeds': dict(os.environ)}), flush=True)"
+    )
+    timings = Timings((sys.executable, "-c", told), environment={**os.environ, "CUDA_VISIBLE_DEVICES": "7"})
+    timings.ask(asked(answers))
+    assert answers.get(timeout=20)["speeds"]["CUDA_VISIBLE_DEVICES"] == "7"

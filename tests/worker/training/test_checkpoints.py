@@ -1,4 +1,6 @@
+import json
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +32,72 @@ def test_two_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00-000003-epoch", "00-000004-epoch"]
 
 
-def test_an_unchanged_group_is_linked_and_still_whole_when_its_first_checkpoint_is_gone(tmp_path: Path) -> None:
+def test_an_unchanged_group_is_linked_and_the_two_that_are_kept_share_no_file(tmp_path: Path) -> None:
+    first: dict[int, int] = {}
     for epoch in range(1, 5):
-        save(tmp_path, _state(epoch), _groups(epoch), unchanged=("best",))
-    assert (tmp_path / "00-000004-epoch" / "best.npz").stat().st_nlink == 2
+        path = tmp_path / save(tmp_path, _state(epoch), _groups(epoch), unchanged=("best",) if epoch > 1 else ())
+        first[epoch] = (path / "best.npz").stat().st_ino
+    assert (first[3], first[4]) == (first[1], first[2]), "linked from the one that goes"
+    assert first[3] != first[4]
     found = newest([tmp_path], "run")
     assert found is not None
     assert set(found.groups) == {"now", "best"}
 
 
-@pytest.mark.parametrize("victim", ["state.json", "now.npz"])
+def test_a_group_that_has_changed_meanwhile_is_not_linked_from_the_one_that_goes(tmp_path: Path) -> None:
+    save(tmp_path, _state(1), _groups(1))
+    better = {**_groups(2), "best": {"00000": np.ones(2, np.float32)}}
+    save(tmp_path, _state(2), better)
+    save(tmp_path, _state(3), {**better, "now": _groups(3)["now"]}, unchanged=("best",))
+    found = newest([tmp_path], "run")
+    assert found is not None
+    np.testing.assert_array_equal(found.groups["best"]["00000"], np.ones(2, np.float32))
+
+
+@pytest.mark.parametrize("epochs", [2, 3, 4])
+@pytest.mark.parametrize("damaged", ["the newest", "the one before"])
+def test_a_damaged_group_that_did_not_change_is_found_and_one_whole_checkpoint_is_left(
+    tmp_path: Path, epochs: int, damaged: str
+) -> None:
+    names = [save(tmp_path, _state(epoch), _groups(epoch), unchanged=("best",)) for epoch in range(1, epochs + 1)]
+    broken = names[-1 if damaged == "the newest" else -2]
+    _flip(tmp_path / broken / "best.npz")
+    told: list[str] = []
+    found = newest([tmp_path], "run", told.append)
+    assert found is not None
+    assert found.state.epoch == (epochs - 1 if damaged == "the newest" else epochs)
+    assert told == ([broken] if damaged == "the newest" else [])
+    # and damage that went by unseen does not come into the next checkpoint
+    save(tmp_path, _state(epochs + 1), _groups(epochs + 1), unchanged=("best",))
+    after = newest([tmp_path], "run")
+    assert after is not None
+    assert after.state.epoch == epochs + 1
+
+
+def test_what_says_its_right_digest_and_is_no_archive_is_broken(tmp_path: Path) -> None:
+    save(tmp_path, _state(1), _groups(1))
+    name = save(tmp_path, _state(2), _groups(2))
+    path = tmp_path / name / "best.npz"
+    before = checkpoints._file_sha256(path)
+    _flip(path)
+    os.truncate(path, path.stat().st_size - 30)
+    state = tmp_path / name / "state.json"
+    body = json.loads(state.read_bytes())["body"].replace(before, checkpoints._file_sha256(path))
+    state.write_text(json.dumps({"sha256": checkpoints._sha256(body.encode()), "body": body}))
+    with path.open("rb") as stream, pytest.raises(zipfile.BadZipFile):
+        np.load(stream)
+    found = newest([tmp_path], "run")
+    assert found is not None
+    assert found.state.epoch == 1
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("victim", ["state.json", "now.npz", "best.npz"])
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
 def test_a_broken_checkpoint_falls_back_to_the_one_before(tmp_path: Path, victim: str, damage: str) -> None:
     save(tmp_path, _state(1), _groups(1))

@@ -17,6 +17,7 @@ from worker.training import features, logistic_phase, materials
 from worker.training.evaluate import ask
 from worker.training.learner import Learner
 from worker.training.ledger import every_variable
+from worker.training.materials import make_setup, plain_pooled
 from worker.training.orders import Cancelled
 from worker.training.phases import class_weights, plan_epoch
 
@@ -256,6 +257,16 @@ def test_features_that_do_not_fit_the_cache_are_trained_live(tmp_path: Path) -> 
     assert any("runs live" in event.get("message", "") for event in opened.events)
 
 
+@pytest.mark.parametrize(("short", "live"), [(0, False), (1, True)])
+def test_the_features_of_validation_count_under_the_cache_limit_too(tmp_path: Path, short: int, live: bool) -> None:
+    opened = open_run(make_run_folder(tmp_path / "run", {"phases": [FROZEN]}))
+    extractor = plain_pooled(opened.work)
+    records = sum(len(opened.work.positions(split)) for split in ("train", "validation"))
+    opened.work.store._limit = records * int(np.prod(extractor.shape)) * extractor.dtype.itemsize - short
+    setup = make_setup(opened.work, opened.work.config.phases[0], 0)
+    assert (setup.train_features is None) is live
+
+
 def test_a_diverging_loss_is_a_sentence_about_the_learning_rate(tmp_path: Path) -> None:
     opened = open_run(make_run_folder(tmp_path / "run", {"phases": [FROZEN]}))
     dense = opened.work.network.head.get_layer("head_dense")
@@ -464,17 +475,20 @@ def test_settings_that_lbfgs_does_not_use_are_named_in_the_log(tmp_path: Path) -
     assert not any("no use for" in line for line in bare.log)
 
 
-def test_the_second_of_two_devices_gives_the_same_curve(tmp_path: Path) -> None:
+def test_the_second_of_two_devices_gives_the_same_curve_and_weights(tmp_path: Path) -> None:
     """Nothing in the trainer names a device: the GPU that a process sees is its first, whatever its number in the machine."""
     code = (
         "import sys, json, pathlib, tensorflow as tf; "
         "cpu = tf.config.list_physical_devices('CPU')[0]; "
         "tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2); "
+        "import hashlib; "
         "from tests.worker.training.workplaces import open_run; "
+        "from worker.training.ledger import every_variable; "
         "scope = tf.device(sys.argv[1]); scope.__enter__(); "
         "opened = open_run(pathlib.Path(sys.argv[2])).run_phases(); "
         "where = {one.value.device[-5:] for one in opened.work.network.head.trainable_variables}; "
-        "print(json.dumps([sorted(where), [metrics for _, metrics in opened.curve]]))"
+        "weights = [hashlib.sha256(one.numpy().tobytes()).hexdigest() for one in every_variable(opened.work.network)]; "
+        "print(json.dumps([sorted(where), [metrics for _, metrics in opened.curve], weights]))"
     )
     found = []
     for number in (0, 1):
@@ -482,5 +496,6 @@ def test_the_second_of_two_devices_gives_the_same_curve(tmp_path: Path) -> None:
         command = [sys.executable, "-c", code, f"CPU:{number}", str(path)]
         said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
         found.append(json.loads(said.splitlines()[-1]))
-    assert [where for where, _ in found] == [["CPU:0"], ["CPU:1"]]
-    assert found[0][1] == found[1][1]
+    assert [where for where, _, _ in found] == [["CPU:0"], ["CPU:1"]]
+    assert found[0][1:] == found[1][1:]
+    assert len(set(found[0][2])) > 10, "no weights, no comparison"

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from core.errors import DiskFull
+from worker.training import segments
 from worker.training.segments import PICTURE, Lookup, SegmentStore, remove_strangers
 
 FLOAT = np.dtype(np.float32)
@@ -115,6 +117,64 @@ def test_the_least_recently_used_segment_makes_room(tmp_path: Path) -> None:
         os.utime(keys, ns=(number, number))
     _fill(store, 4)
     assert _found(_store(tmp_path), 1, 2, 3, 4) == [2.0, 3.0, 4.0]
+
+
+def _age(store: SegmentStore, number: int, nanoseconds: int) -> None:
+    """Let the segment of one record have been used last at this time."""
+    (keys,) = [path for path in store.folder.glob("*.keys") if path.read_bytes() == _keys(number).tobytes()]
+    os.utime(keys, ns=(nanoseconds, nanoseconds))
+
+
+def test_the_least_recently_used_segment_of_any_kind_makes_room_under_one_limit(tmp_path: Path) -> None:
+    decoded, features = (_store(tmp_path, meaning, limit=3 * 16) for meaning in ("decoded", "features"))
+    for store, number, used in ((decoded, 1, 20), (features, 2, 10), (decoded, 3, 30)):
+        _fill(store, number)
+        _age(store, number, used)
+    _fill(decoded, 4)
+    assert (_found(decoded, 1, 3, 4), _found(features, 2)) == ([1.0, 3.0, 4.0], [])
+    for number, used in ((1, 40), (3, 10), (4, 50)):
+        _age(decoded, number, used)
+    _fill(features, 5)
+    assert (_found(decoded, 1, 3, 4), _found(features, 2, 5)) == ([1.0, 4.0], [5.0])
+
+
+def test_what_is_being_written_counts_under_the_limit(tmp_path: Path) -> None:
+    store = _store(tmp_path, limit=3 * 16)
+    for number in (1, 2):
+        _fill(store, number)
+        _age(store, number, number)
+    living = [store.begin(_keys(3)), _store(tmp_path, "another kind", limit=3 * 16).begin(_keys(4))]
+    assert _found(store, 1, 2) == [2.0]
+    living[0]._part.replace(living[0]._part.with_suffix(".data"))  # between the two renames of a commit
+    living.append(store.begin(_keys(5)))
+    assert _found(store, 1, 2) == []
+    for segment in living:
+        segment.abandon()
+    assert not list(tmp_path.glob("*/*.data")) + list(tmp_path.glob("*/*.part"))
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "_write_aside"])
+def test_a_segment_that_cannot_be_written_is_told_and_the_run_reads_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = _store(tmp_path)
+    segment = store.begin(_keys(1))
+    segment.records[:] = 1.0
+    lookup = Lookup(_keys(1), [])
+    lookup.add(np.array([0]), segment)
+    with monkeypatch.context() as patch:
+        owner = {"fsync": os, "replace": Path}.get(step, segments)
+        patch.setattr(owner, step, full)
+        store.publish(segment)
+        (said,) = store.finish()
+    assert "could not be kept in the cache" in said
+    assert "No space left on device" in said
+    assert lookup.gather(np.array([0]), np.empty((1, 4), FLOAT))[0, 0] == 1.0
+    assert {path.name for path in store.folder.iterdir()} <= {"meaning.json"}, "no half of it is left"
+    assert store.finish() == []
 
 
 def test_a_mapped_segment_outlives_its_eviction(tmp_path: Path) -> None:

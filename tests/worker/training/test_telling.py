@@ -33,3 +33,9 @@ def test_the_network_is_named_with_its_weights_and_form() -> None:
     several = parse_config({"backbone": "resnet50_v2", "weights": "none"})
     assert "32 of 49" in telling.network_built(several, "partly folded", 1)
     assert "no BatchNorm in it" in telling.network_built(parse_config({"backbone": "vgg16"}), "plain", 1)
+
+
+def test_a_damaged_checkpoint_is_named_with_what_is_done_instead() -> None:
+    assert "00-000004-epoch is damaged" in telling.checkpoint_damaged("00-000004-epoch", None)
+    assert "begins again" in telling.checkpoint_damaged("00-000004-epoch", None)
+    assert "goes on from 00-000003-epoch" in telling.checkpoint_damaged("00-000004-epoch", "00-000003-epoch")
