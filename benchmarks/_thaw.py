@@ -23,7 +23,7 @@ from worker.training.machine import prepare_tensorflow
 from worker.training.materials import Workplace
 from worker.training.network import build_network
 from worker.training.orders import Orders
-from worker.training.precision import computes_in_bfloat16
+from worker.training.precision import may_use_bfloat16
 from worker.training.run_folder import read_run_folder
 
 
@@ -39,7 +39,7 @@ def open_run(path: Path) -> tuple[Workplace, Ledger]:
     network = build_network(folder.config, len(folder.class_names))
     ledger.meet(network)
     speaker = Speaker(os.open(os.devnull, os.O_WRONLY))
-    fast = folder.config.precision == "auto" and computes_in_bfloat16()
+    fast = may_use_bfloat16(folder.config.precision)
     work = Workplace(folder, network, pictures, FeatureStore(folder, pictures), speaker, orders, fast)
     pictures.wait_all(lambda _: None)
     return work, ledger
