@@ -16,7 +16,7 @@ from worker.training.machine import device
 from worker.training.materials import augmenting, frozen_part, live_form, through
 from worker.training.network import Network, build_network, set_trainable
 from worker.training.pictures import PictureLimits, PictureRefused, decode
-from worker.training.precision import computes_in_bfloat16, in_bfloat16
+from worker.training.precision import in_bfloat16, may_use_bfloat16
 
 _TIMED = 3  # calls after the first one, which traces
 _BATCH = 32  # of extraction, as in `worker.training.features`
@@ -65,7 +65,7 @@ def _phase(config: TrainingConfig, network: Network, phase: Phase, n_classes: in
     set_trainable(network, phase)
     frozen, upper = frozen_part(network, phase) if phase.features == "cached" else (None, network.backbone)
     found = {"trace": 0.0, "extract": 0.0, "extract_view": 0.0, "step": 0.0}
-    fast = config.precision == "mixed" or (config.precision == "auto" and computes_in_bfloat16())
+    fast = may_use_bfloat16(config.precision)
     if frozen is not None:
         found |= _extraction(config, phase, frozen, fast=fast)
     if phase.optimizer.name == "lbfgs":
