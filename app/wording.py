@@ -10,6 +10,9 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from core.presets import PRESETS, is_just
+from core.tables import Run
+
 Z = 1.959964  # of the normal distribution, for 95 %
 NONE = "\N{EN DASH}"  # where a table has no value
 SPLIT_SHORT = {"train": "train", "validation": "val.", "test": "test"}
@@ -139,6 +142,14 @@ def picture_size(pair: Sequence[int]) -> str:
     return f"{pair[0]} \N{MULTIPLICATION SIGN} {pair[1]}"
 
 
+def preset_words(run: Run) -> str:
+    """What a run began from; its seed may be any."""
+    if not run.preset:
+        return "own settings"
+    title = PRESETS[run.preset].title if run.preset in PRESETS else run.preset
+    return title if is_just(run.preset, run.config, but=("seed",)) else f"{title}, with other settings than it has now"
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "number": number,
     "percent": percent,
@@ -153,6 +164,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "plural": plural,
     "p_value": p_value,
     "picture_size": picture_size,
+    "preset_words": preset_words,
     "split_short": lambda split: SPLIT_SHORT.get(str(split), str(split)),
     "phase_word": lambda phase: PHASE_WORDS.get(str(phase), str(phase)),
 }

@@ -3,6 +3,7 @@
 Where every number of a textbook's recipe comes from, and where Thaw departs from it, stands in docs/recipes.md.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -228,6 +229,15 @@ _RECIPES = (
 )
 
 PRESETS: dict[str, Preset] = {preset.id: preset for preset in (*_ALL, *_RECIPES)}
+
+
+def is_just(preset_id: str | None, config: Mapping[str, Any], *, but: tuple[str, ...] = ()) -> bool:
+    """Whether a run's config is that of the preset, as it is in this version of Thaw, leaving out the fields `but`."""
+    preset = PRESETS.get(preset_id or "")
+    if preset is None:
+        return False
+    wanted = preset.config.model_dump(mode="json")
+    return all(wanted.get(name) == config.get(name) for name in {*wanted, *config} - set(but))
 
 
 def check_start(preset: Preset, config: TrainingConfig, *, chosen: bool) -> None:

@@ -31,7 +31,7 @@ from core.catalog import Wish, latest_versions, list_datasets, list_models, pict
 from core.datasets import find_dataset, find_version
 from core.errors import BrokerAway, FieldProblem, InputInvalid, NotFound, WorkersAway
 from core.models import find_model
-from core.presets import PRESETS, Preset, check_start
+from core.presets import PRESETS, Preset, check_start, is_just
 from core.runs import MOST_REPEATS, NewRun, create_runs, find_run
 from core.tables import Dataset, DatasetVersion, Run, Split, TrainedModel, Weights
 from core.training_config import parse_config
@@ -193,9 +193,8 @@ def show_new(
 
 def _as_before(earlier: Run) -> tuple[str, str]:
     """(what is chosen, base) for a run like an earlier one: its preset, or its own settings where they are not just the preset's."""
-    preset = PRESETS.get(earlier.preset or "")
-    if preset and preset.config.model_dump(mode="json") == earlier.config:
-        return preset.id, preset.id
+    if earlier.preset and is_just(earlier.preset, earlier.config):
+        return earlier.preset, earlier.preset
     return OWN, earlier.id
 
 

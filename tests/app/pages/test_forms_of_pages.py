@@ -171,12 +171,16 @@ def test_a_run_like_one_of_a_preset_with_changes_has_the_changes(browser: TestCl
     run = queued(browser, furnished, preset="quick", config=changes)
     values, _ = shown(browser, run["id"])
     assert (values["preset"], values["batch_size"], values["seed"]) == ("own", "17", "7")
+    assert "Quick, with other settings than it has now" in browser.get(f"/runs/{run['id']}").text
     assert config_of(browser, browser.post("/runs", data=values)) == run["config"]
 
 
 def test_a_run_like_one_of_a_preset_as_it_is_has_the_preset(browser: TestClient, furnished: Furnished) -> None:
     run = queued(browser, furnished, preset="quick")
     assert shown(browser, run["id"])[0]["preset"] == "quick"
+    again = queued(browser, furnished, preset="quick", config={"seed": 3})
+    for one in (run, again):
+        assert "<dd>Quick</dd>" in browser.get(f"/runs/{one['id']}").text
 
 
 def test_phases_that_the_form_cannot_show_are_said_and_kept(browser: TestClient, furnished: Furnished) -> None:
