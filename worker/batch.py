@@ -30,7 +30,7 @@ from worker.hold import Hold
 from worker.ingest.archive import open_archive
 from worker.ingest.entries import ArchiveLimits, Code, EntryRefused
 from worker.ingest.folders import skip_reason
-from worker.lifeline import child_setup
+from worker.lifeline import child_environment, child_setup
 from worker.workplace import Workplace
 
 _log = logging.getLogger(__name__)
@@ -269,6 +269,7 @@ class _Asker:
         }
         process = self._process = subprocess.Popen(  # noqa: S603 - our own command
             [sys.executable, "-m", "worker.prediction.batch", json.dumps(order)],
+            env=child_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -10,6 +10,7 @@ from typing import Any
 
 from core.config import Settings
 from core.errors import ThawError
+from worker.lifeline import child_environment
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -56,7 +57,7 @@ def hide_gpus() -> dict[str, str]:
     Returns:
         The environment of a process that has to see what a trainer sees: the first GPU alone, where there is one.
     """
-    trainers = dict(os.environ)
+    trainers = child_environment()
     if _VISIBLE not in trainers and gpus():
         trainers |= _one(0)
     os.environ.setdefault(_VISIBLE, "-1")

@@ -22,7 +22,7 @@ from core.models import fail_export, finish_export
 from core.storage import blob_key, need_disk
 from core.tables import Export, Image, Run, Split, TrainedModel, VersionImage
 from worker.hold import Hold
-from worker.lifeline import child_setup
+from worker.lifeline import child_environment, child_setup
 from worker.trainer_process import NICE
 from worker.workplace import Workplace
 
@@ -162,7 +162,7 @@ class _Building:
 
     def _convert(self) -> dict[str, Any]:
         command = [sys.executable, "-m", "worker.training.convert", str(self._folder)]
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment = child_environment(CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="3")
         with (self._folder / "said.txt").open("wb") as said:
             process = subprocess.Popen(  # noqa: S603 - our own command
                 command,

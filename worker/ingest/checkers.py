@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from worker.ingest.entries import Code, Refusal
 from worker.ingest.looks import Look
+from worker.lifeline import child_environment
 from worker.training.pictures import PictureFacts, PictureLimits
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -138,7 +139,7 @@ class Checkers:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=_ROOT,
-            env=os.environ | _ONE_THREAD,
+            env=child_environment(**_ONE_THREAD),
         )
         assert checker.process.stdout is not None  # noqa: S101 - opened as a pipe
         self._ears.register(checker.process.stdout, selectors.EVENT_READ, checker)

@@ -39,6 +39,8 @@ def fragile(tmp_path: Path) -> tuple[str, ...]:
                     os._exit(1)
                 if body.startswith(b"hang"):
                     time.sleep(60)
+                if body.startswith(b"tell"):
+                    source.with_suffix(".env").write_text(chr(10).join(os.environ))
                 if body.startswith(b"raise"):
                     raise KeyError("nobody foresaw this")
                 return honest(question)
@@ -109,6 +111,18 @@ def test_a_crash_costs_one_picture(word: bytes, fragile: tuple[str, ...], write_
     assert [job.refusal.code if job.refusal else "kept" for job in done] == [
         "kept", Code.DECODER_CRASHED, "kept", "kept", Code.DECODER_CRASHED, "kept",
     ]  # fmt: skip
+
+
+def test_what_decodes_strangers_pictures_knows_no_secret(
+    fragile: tuple[str, ...], write_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THAW_DATABASE_URL", "postgresql://thaw:hidden@db/thaw")
+    source = write_file(b"tell")
+    with Checkers(1, PictureLimits(), command=fragile) as checkers:
+        list(checkers.check([Job(0, "a.png", "0" * 64, source, source.with_suffix(".jpg"))]))
+    told = source.with_suffix(".env").read_text().splitlines()
+    assert "PATH" in told
+    assert "THAW_DATABASE_URL" not in told
 
 
 def test_a_crash_that_does_not_come_again_costs_nothing(fragile: tuple[str, ...], write_file: Write) -> None:
