@@ -11,6 +11,7 @@ import pytest
 import redis
 from sqlalchemy import func, select
 
+from core.accounts import local_user
 from core.tables import Metric, Run, RunStatus, TrainedModel
 from tests.end_to_end.conftest import ON_BOTH_DATABASES, database_of
 from tests.end_to_end.house import House, descendants, running_house, still_alive, wait_until
@@ -119,6 +120,34 @@ def test_a_wiped_and_a_killed_broker_lose_no_run(quick_house: House) -> None:
     time.sleep(2)  # the worker has gone back to listening: to the new broker
     late = queue_run(quick_house.database, quick_house.settings)
     wait_until(lambda: epochs_of(quick_house, late) > 0, 60, f"a run queued later is begun\n{quick_house.log}")
+
+
+def test_a_cancel_by_rest_ends_a_running_run_within_five_seconds_and_leaves_no_model(quick_house: House) -> None:
+    with quick_house.database.write() as session:
+        owner = local_user(session).id
+    run_id = queue_run(quick_house.database, quick_house.settings, LONG)
+    with quick_house.database.write() as session:
+        session.get_one(Run, run_id).owner_id = owner
+    wait_for_epoch(quick_house, run_id, 2)
+    trainer = quick_house.pid_of("-m worker.training")
+    asked = time.monotonic()
+    quick_house.client.post(f"/api/v1/runs/{run_id}/cancel").raise_for_status()
+    wait_until(
+        lambda: status_by_rest(quick_house, run_id) == "cancelled", 5, f"the run is cancelled\n{quick_house.log}"
+    )
+    assert time.monotonic() - asked < 5
+    wait_until(lambda: not descendants(trainer), 5, "its trainer is gone")
+    with quick_house.database.read() as session:
+        assert session.scalars(select(TrainedModel).where(TrainedModel.run_id == run_id)).all() == []
+    assert not list((quick_house.settings.storage_folder / "models").glob(f"{run_id}-*"))
+    assert quick_house.client.post(f"/api/v1/runs/{run_id}/cancel").status_code == 409
+    after = queue_run(quick_house.database, quick_house.settings)
+    assert wait_for_end(quick_house, after).status == RunStatus.SUCCEEDED, "the server goes on"
+
+
+def status_by_rest(house: House, run_id: str) -> str:
+    """The run's status as a script sees it."""
+    return str(house.client.get(f"/api/v1/runs/{run_id}").raise_for_status().json()["status"])
 
 
 @pytest.mark.slow

@@ -189,6 +189,20 @@ def test_cancel_ends_a_run_within_five_seconds(tmp_path: Path, start: Any) -> No
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+def test_cancel_ends_a_run_within_five_seconds_while_it_computes_features(tmp_path: Path, start: Any) -> None:
+    config = {"image_size": [96, 96], "phases": [{"kind": "frozen", "views": 64, "epochs": 1}]}
+    folder = make_run_folder(tmp_path / "run", config, counts={"train": 40, "validation": 1, "test": 1})
+    trainer = start(folder, "--supervised")
+    assert any(event.get("message") == "Computing features" for event in trainer.events()), trainer.complaint()
+    said = time.monotonic()
+    trainer.say("cancel")
+    assert trainer.end() == 3
+    assert time.monotonic() - said < 5
+    last = trainer.heard[-1]
+    assert last["event"] == "progress"
+    assert last["step"] < last["steps_total"] == 3 * 40 * 64, "it did not wait for the rest of them"
+
+
 LARGE = {
     "backbone": "efficientnet_lite0",
     "image_size": [224, 224],
