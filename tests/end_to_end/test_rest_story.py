@@ -57,6 +57,7 @@ class Told:
 
     dataset_id: str
     upload: dict[str, Any]
+    estimate: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
 
@@ -112,7 +113,7 @@ def _text_chunk() -> bytes:
 
 @pytest.fixture(scope="module")
 def told(house: House, tmp_path_factory: pytest.TempPathFactory) -> Told:
-    """Upload, wait, train, follow the events to their end."""
+    """Upload, wait, ask how long it will take, train, follow the events to their end."""
     archive = make_zip(tmp_path_factory.mktemp("story"))
     dataset = post(house, "/datasets", json={"name": "Colours by REST"})
     upload = post(
@@ -129,11 +130,28 @@ def told(house: House, tmp_path_factory: pytest.TempPathFactory) -> Told:
 
     wait_until(ended, 60, f"the upload ends\n{house.log}")
     assert told.upload["status"] == "ready", told.upload
+    asked = post(house, "/runs/estimate", json={"dataset_id": told.dataset_id, "config": CONFIG})
+
+    def measured() -> bool:
+        told.estimate = get(house, f"/runs/estimate/{asked['id']}")
+        return told.estimate["status"] != "measuring"
+
+    wait_until(measured, 120, f"the estimate is there\n{house.log}")
     run = post(house, "/runs", json={"dataset_id": told.dataset_id, "name": "by REST", "config": CONFIG})
     told.events = list(read_events(house, run["id"]))
     told.run = get(house, f"/runs/{run['id']}")
     assert told.run["status"] == "succeeded", (told.run["failure"], house.log)
     return told
+
+
+def test_the_estimate_adds_up_and_is_of_the_order_of_the_real_run(told: Told) -> None:
+    found, real = told.estimate, told.run["summary"]["seconds"]
+    assert (found["status"], found["error"]) == ("ready", None), found
+    assert "timed steps on this machine" in found["basis"]
+    assert set(found["by_phase"]) == set(real) == {"prepare", "phase_0", "phase_1", "export", "evaluate"}
+    assert all(seconds > 0 for seconds in found["by_phase"].values())
+    assert sum(found["by_phase"].values()) == pytest.approx(found["seconds"], abs=0.05 * 6)
+    assert 1 / 8 < found["seconds"] / sum(real.values()) < 8, (found, real)
 
 
 def test_the_receipt_names_every_file_of_the_zip(house: House, told: Told) -> None:
