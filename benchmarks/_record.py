@@ -108,18 +108,24 @@ class Record:
         name: of the benchmark.
         arguments: as parsed by `options`.
         settings: everything that decides what is measured.
+        timed: False where only accuracy is measured: then parts of several machines stand in one file, each with its processor.
     """
 
-    def __init__(self, name: str, arguments: argparse.Namespace, settings: Mapping[str, Any]) -> None:
-        here = machine()
-        self.path: Path = arguments.json or _result_file(TRIED if arguments.quick else RESULTS, name, here)
+    def __init__(
+        self, name: str, arguments: argparse.Namespace, settings: Mapping[str, Any], *, timed: bool = True
+    ) -> None:
+        here, self._timed = machine(), timed
+        folder = TRIED if arguments.quick else RESULTS
+        self.path: Path = arguments.json or (_result_file(folder, name, here) if timed else folder / f"{name}.json")
         head = {"benchmark": name, "machine": here, "settings": json.loads(json.dumps(settings))}
         head["quick"] = arguments.quick
         self.body: dict[str, Any] = {**head, "parts": {}}
         if self.path.is_file() and not arguments.fresh:
             old = json.loads(self.path.read_text(encoding="utf-8"))
-            if all(old.get(key) == value for key, value in head.items()):
+            if _same(old, head, timed):
                 self.body["parts"] = old["parts"]
+                for part in [] if timed else old["parts"].values():
+                    part.setdefault("processor", processor(old["machine"]))
         self._writing = threading.Lock()
         self.body["command"] = f"python -m benchmarks {name} {' '.join(sys.argv[1:])}".strip()
 
@@ -147,6 +153,7 @@ class Record:
     def put(self, key: str, found: Mapping[str, Any]) -> None:
         """Write a part."""
         now = datetime.now(UTC)
+        found = found if self._timed else {**found, "processor": processor(self.body["machine"])}
         with self._writing:
             self.body["parts"][key] = {**found, "date": f"{now:%Y-%m-%d %H:%M}", "code": code_version()}
             self.body["date"] = f"{now:%Y-%m-%d}"
@@ -154,6 +161,17 @@ class Record:
             aside = self.path.with_suffix(".part")
             aside.write_text(json.dumps(self.body, indent=1), encoding="utf-8")
             aside.replace(self.path)
+
+
+def _same(old: Mapping[str, Any], head: Mapping[str, Any], timed: bool) -> bool:
+    """Whether parts measured under `old` belong to `head`."""
+    machines = [one["machine"] if timed else one["machine"]["versions"] for one in (old, head)]
+    return machines[0] == machines[1] and all(old.get(key) == value for key, value in head.items() if key != "machine")
+
+
+def processor(here: Mapping[str, Any]) -> str:
+    """A machine's cores as a text."""
+    return f"{here['cores']} cores of {here['processor']} ({', '.join(here['features'])})"
 
 
 def _result_file(folder: Path, name: str, here: Mapping[str, Any]) -> Path:

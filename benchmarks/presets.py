@@ -74,7 +74,7 @@ def main() -> None:
     seeds = 1 if arguments.quick else arguments.seeds
     threads = max(1, arguments.threads // arguments.jobs)
     settings = {**settings_of(folders), "threads": threads, "most": most}
-    record = Record("presets", arguments, settings)
+    record = Record("presets", arguments, settings, timed=False)
     chosen = {name: config for name, config in variants().items() if not arguments.only or name in arguments.only}
     standard = variants()["standard"]
     together = arguments.joined or arguments.sizes

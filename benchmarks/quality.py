@@ -26,17 +26,18 @@ def main() -> None:
     if arguments.quick:
         seeds, epochs, most = 1, (2, 1), 60
     threads = max(1, arguments.threads // arguments.jobs)
-    record = Record("quality", arguments, {**settings_of(folders), "epochs": epochs, "most": most, "threads": threads})
+    settings = {**settings_of(folders), "epochs": epochs, "most": most, "threads": threads}
+    record = Record("quality", arguments, settings, timed=False)
     with tempfile.TemporaryDirectory(prefix="thaw-bench-cache-") as cache:
 
-        def settings(folder: Path, seed: int) -> dict[str, Any]:
+        def shared(folder: Path, seed: int) -> dict[str, Any]:
             return {"folders": [str(folder)], "seed": seed, "most": most, "threads": threads}
 
         def weights(folder: Path, seed: int) -> str:
             return str(TRIED / "weights" / f"quality-{folder.name}-{most or 'all'}-{seed}.weights.h5")
 
         def thaw_and_frozen(folder: Path, seed: int) -> None:
-            same = settings(folder, seed)
+            same = shared(folder, seed)
             for preset in ("quick", "standard"):
                 own = {"config": preset_config(preset), "cache": cache, "whole": False}
                 record.part(f"{folder.name}/thaw {preset}/{seed}", "_thaw:train", **same, **own)
@@ -45,7 +46,7 @@ def main() -> None:
 
         def both(kind: str, folder: Path, seed: int) -> None:
             tuned = {"epochs": epochs[1], "weights": weights(folder, seed), "fixed": kind == "fixed"}
-            record.part(f"{folder.name}/guide {kind}/{seed}", "_guide:tune_phase", **settings(folder, seed), **tuned)
+            record.part(f"{folder.name}/guide {kind}/{seed}", "_guide:tune_phase", **shared(folder, seed), **tuned)
 
         # The stronger opponent first: a measurement that is cut off has said more by then.
         pairs = [(folder, seed) for seed in range(seeds) for folder in folders]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks._record import RESULTS
+from benchmarks._record import RESULTS, processor
 from benchmarks._tables import TABLES, pooled_rows, recipe_notes, table
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
@@ -59,8 +59,9 @@ def _facts(name: str, body: dict[str, Any]) -> str:
     folders = body["settings"].get("folders")
     data = f" Pictures: {', '.join(folders)}." if folders else ""
     size = " **A small trial (`--quick`), not a result.**" if body.get("quick") else ""
+    processors = " and ".join(sorted({part.get("processor") or processor(machine) for part in parts}))
     return (
-        f"{body['date']}, {machine['cores']} cores of {machine['processor']} ({', '.join(machine['features'])}), "
+        f"{body['date']}, {processors}, "
         f"{machine['memory_GB']} GB; {versions}; code {codes}.{times}{load}{data}{notes}{size} Command: `{body['command']}`.\n"
     )
 

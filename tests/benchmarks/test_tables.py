@@ -116,7 +116,7 @@ def _arguments(path: Path, *, quick: bool = False) -> argparse.Namespace:
 def test_parts_of_other_pictures_or_of_a_small_trial_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_record, "machine", dict)
+    monkeypatch.setattr(_record, "machine", lambda: _machine(["avx2"]))
     for name in ("one/set", "two/set"):
         (tmp_path / name / "cat").mkdir(parents=True)
         (tmp_path / name / "cat" / "a.png").write_bytes(bytes(len(name)))
@@ -131,17 +131,15 @@ def test_parts_of_other_pictures_or_of_a_small_trial_are_not_kept(
     assert str(tmp_path) not in json.dumps(json.loads(result.read_text())["settings"])
 
 
+def _machine(features: list[str], tensorflow: str = "1") -> dict[str, Any]:
+    return {"processor": "P", "features": features, "cores": 2, "memory_GB": 8, "versions": {"tensorflow": tensorflow}}
+
+
 def test_another_machine_gets_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def on(features: list[str], tensorflow: str = "1") -> Record:
-        here = {
-            "processor": "P",
-            "features": features,
-            "cores": 2,
-            "memory_GB": 8,
-            "versions": {"tensorflow": tensorflow},
-        }
-        monkeypatch.setattr(_record, "machine", lambda: here)
-        return Record("recipe", argparse.Namespace(json=None, quick=False, fresh=False), {"epochs": [20, 10]})
+    def on(features: list[str], tensorflow: str = "1", *, timed: bool = True) -> Record:
+        monkeypatch.setattr(_record, "machine", lambda: _machine(features, tensorflow))
+        arguments = argparse.Namespace(json=None, quick=False, fresh=False)
+        return Record("recipe" if timed else "quality", arguments, {"epochs": [20, 10]}, timed=timed)
 
     monkeypatch.setattr(_record, "RESULTS", tmp_path)
     on(["avx2", "avx512f"]).put("guide frozen/0", {"test_accuracy": 0.5})
@@ -152,6 +150,16 @@ def test_another_machine_gets_a_file_of_its_own(tmp_path: Path, monkeypatch: pyt
     assert list(on(["avx2", "avx512f"]).body["parts"]) == ["guide frozen/0"]
     assert list(on(["avx2"]).body["parts"]) == ["guide frozen/2"]
     assert on(["avx2", "avx512f"], tensorflow="2").path == tmp_path / "recipe.json"
+    # accuracy is the same question on any machine: one file, every part with its processor
+    on(["avx2"], timed=False).put("set/guide frozen/0", {"test_accuracy": 0.5})
+    record = on(["avx512f"], timed=False)
+    record.put("set/guide frozen/1", {"test_accuracy": 0.6})
+    assert record.path == tmp_path / "quality.json"
+    assert [part["processor"] for part in record.body["parts"].values()] == [
+        "2 cores of P (avx2)",
+        "2 cores of P (avx512f)",
+    ]
+    assert on(["avx2"], tensorflow="2", timed=False).body["parts"] == {}
 
 
 def test_accuracy_of_several_machines_is_pooled_and_a_seed_counts_once() -> None:
