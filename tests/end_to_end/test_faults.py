@@ -17,7 +17,7 @@ from tests.end_to_end.conftest import ON_BOTH_DATABASES, database_of
 from tests.end_to_end.house import House, descendants, running_house, still_alive, wait_until
 from tests.worker.tiny_dataset import TINY, queue_run
 
-pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.timeout(420)]
 
 SHORT = {
     "THAW_LEASE_SECONDS": "4",
@@ -52,7 +52,7 @@ def epochs_of(house: House, run_id: str) -> int:
 
 def wait_for_epoch(house: House, run_id: str, epoch: int) -> None:
     """Until this epoch is written."""
-    wait_until(lambda: epochs_of(house, run_id) >= epoch, 90, f"epoch {epoch}\n{house.log}")
+    wait_until(lambda: epochs_of(house, run_id) >= epoch, 200, f"epoch {epoch}\n{house.log}")
 
 
 def wait_for_end(house: House, run_id: str, seconds: float = 150) -> Run:

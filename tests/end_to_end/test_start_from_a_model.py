@@ -11,7 +11,7 @@ from core.tables import TrainedModel
 from tests.end_to_end.house import House, succeeded_run
 from tests.worker.tiny_dataset import TINY, queue_run
 
-pytestmark = [pytest.mark.xdist_group("house"), pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("house"), pytest.mark.timeout(500)]
 FROZEN = {"kind": "frozen", "epochs": 1}
 TUNED = {"kind": "fine_tune", "epochs": 1, "optimizer": {"learning_rate": 0.01}}
 HEAD_ARRAYS = 2  # one dense layer: kernel and bias

@@ -40,7 +40,9 @@ def heard(folder: Path, room: int) -> tuple[int, list[dict[str, Any]]]:
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="macOS reserves by writing zeros")
 # written in this order: decoded pictures; features of train, then of validation, phase by phase
-@pytest.mark.parametrize("room", [0, 3], ids=["decoding", "features of the second phase"])
+@pytest.mark.parametrize(
+    "room", [0, pytest.param(3, marks=pytest.mark.slow)], ids=["decoding", "features of the second phase"]
+)
 def test_a_write_that_the_disk_refuses_ends_the_run_with_a_sentence_and_costs_no_finished_epoch(
     tmp_path: Path, room: int
 ) -> None:
