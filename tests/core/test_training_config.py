@@ -138,8 +138,11 @@ def test_a_phase_that_thaws_nothing_is_refused(
 
 
 def test_batchnorm_alone_learns_where_it_is_not_folded() -> None:
-    parse_config(_tuned("activation_87", features="live", backbone="inception_v3"))
-    parse_config(_tuned("top_bn"))
+    live = parse_config(_tuned("activation_87", features="live", backbone="inception_v3")).phases[1]
+    alone = parse_config(_tuned("top_bn")).phases[1]
+    assert [phase.model_dump()["unfreeze_from"] for phase in (live, alone)] == ["activation_87", "top_bn"]
+    with pytest.raises(ConfigInvalid):
+        parse_config(_tuned("activation_87", features="cached", backbone="inception_v3"))
 
 
 def test_a_fraction_counts_layers_from_the_top() -> None:

@@ -42,7 +42,7 @@ class _Source:
         self._gzipped = gzipped
         self._unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS) if gzipped else None
         self._packed = b""
-        self._ready = b""
+        self._ready, self._at = b"", 0  # unpacked bytes, and how many of them were read
         self._read = 0
         self._unpacked = 0
         stream.seek(0)
@@ -51,10 +51,11 @@ class _Source:
         """Up to `size` bytes; fewer only at the end."""
         parts = []
         while size > 0:
-            if not self._ready and not self._fill():
+            if self._at == len(self._ready) and not self._fill():
                 break
-            parts.append(self._ready[:size])
-            self._ready = self._ready[size:]
+            # from a place, not off the front: that copied the whole rest for every header of 512 bytes
+            parts.append(self._ready[self._at : self._at + size])
+            self._at += len(parts[-1])
             size -= len(parts[-1])
         return b"".join(parts)
 
@@ -63,6 +64,7 @@ class _Source:
             self._ready = self._stream.read(CHUNK)
         else:
             self._ready = self._inflate()
+        self._at = 0
         self._unpacked += len(self._ready)
         self._check()
         return bool(self._ready)

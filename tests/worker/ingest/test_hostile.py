@@ -1,4 +1,4 @@
-"""The hostile corpus: each refused in under three seconds of a processor and 200 MB, with one clear sentence, and nothing gets out."""
+"""The hostile corpus: each refused in under two seconds of a processor and 200 MB, with one clear sentence, and nothing gets out."""
 
 import gzip
 import io
@@ -33,7 +33,7 @@ from worker.ingest.entries import ArchiveLimits
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 ROOT = Path(__file__).resolve().parents[3]
-MOST_SECONDS = 3.0  # the promise is two, kept with room (1.0 at worst); half as much again for a machine that is slow and busy (seen: 2.01)
+MOST_SECONDS = 2.0
 MOST_MEMORY = 200_000_000
 FILES = classes(["roses", "tulips"])
 HONEST = [ZipEntry(name.encode(), body) for name, body in FILES.items()]
@@ -172,10 +172,20 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     for number, case in enumerate(CASES.values()):
         paths.append(folder / f"{number}{case.ending}")
         paths[-1].write_bytes(case.body)
+    found = _read(paths)
+    # a busy neighbour slows a processor down, and no reading is quicker than it is: the better of two counts
+    slow = [place for place, answer in enumerate(found) if answer["seconds"] >= MOST_SECONDS]
+    for place, again in zip(slow, _read([paths[place] for place in slow]), strict=True):
+        found[place]["seconds"] = min(found[place]["seconds"], again["seconds"])
+    return dict(zip(CASES, found, strict=True))
+
+
+def _read(paths: list[Path]) -> list[dict[str, Any]]:
+    """What reading each of them came to, in one new process."""
     command = [sys.executable, "-m", "tests.worker.ingest.reading"]
     given_lines = "".join(f"{path}\n" for path in paths)
     done = subprocess.run(command, input=given_lines, capture_output=True, text=True, check=True, cwd=ROOT, timeout=300)
-    return dict(zip(CASES, map(json.loads, done.stdout.splitlines()), strict=True))
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.parametrize("name", CASES)
