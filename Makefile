@@ -17,7 +17,7 @@ setup: .venv/thaw-ready app/static/vendor/ready.json  ## leaves .venv/bin/thaw
 setup-dev: .venv/thaw-dev-ready app/static/vendor/ready.json
 
 test: check  ## checks, then every test but the slow ones
-	$(PYTEST) -m "not slow" -n 2 --dist loadgroup $(ARGS)
+	$(PYTEST) -m "not slow" -n 2 --dist loadgroup --durations=40 --durations-min=5 $(ARGS)
 
 test-slow: setup-dev  ## the proofs that take minutes
 	$(PYTEST) -m slow $(ARGS)

@@ -23,8 +23,8 @@ SIZE = (224, 224)
 BATCH = 32
 
 
-def datasets(pictures: PictureSet, seed: int) -> dict[str, Any]:
-    """Split -> dataset of (float32 [n, 224, 224, 3], label), decoded in the first epoch and kept in memory, as the guide has it."""
+def pictures_in(paths: Sequence[Path], labels: np.ndarray) -> Any:
+    """Dataset of (float32 [n, 224, 224, 3], label), decoded in the first epoch and kept in memory, as the guide has it."""
     resize = layers.Resizing(*SIZE, crop_to_aspect_ratio=True, antialias=True)
 
     def read(path: Any, label: Any) -> tuple[Any, Any]:
@@ -34,28 +34,45 @@ def datasets(pictures: PictureSet, seed: int) -> dict[str, Any]:
         picture.set_shape((None, None, 3))
         return resize(picture), label
 
+    dataset = tf.data.Dataset.from_tensor_slices(([str(path) for path in paths], labels))
+    return dataset.map(read).map(resized).cache().batch(BATCH).prefetch(buffer_size=10)
+
+
+def datasets(pictures: PictureSet, seed: int) -> dict[str, Any]:
+    """Split -> `pictures_in` of it."""
     found = {}
     for split in ("train", "validation", "test"):
         # The guide's pictures come in a mixed order, always the same; so do these.
         places = np.random.default_rng(seed).permutation(pictures.of_split(split))
-        paths = [str(pictures.paths[place]) for place in places]
-        dataset = tf.data.Dataset.from_tensor_slices((paths, pictures.labels[places]))
-        found[split] = dataset.map(read).map(resized).cache().batch(BATCH).prefetch(buffer_size=10)
+        found[split] = pictures_in([pictures.paths[place] for place in places], pictures.labels[places])
     return found
+
+
+def augmentation() -> keras.Sequential:
+    """What the guide does to the pictures while it trains."""
+    return keras.Sequential([layers.RandomFlip("horizontal"), layers.RandomRotation(0.1)])
+
+
+def frozen_base() -> keras.Model:
+    """The guide's base model; its first layer is the scaling."""
+    base_model = _stock_lite0()
+    base_model.trainable = False
+    return base_model
+
+
+def head(pooled: Any, n_classes: int) -> Any:
+    """The guide's layers behind the pooling."""
+    return keras.layers.Dense(n_classes)(keras.layers.Dropout(0.2)(pooled))
 
 
 def make_model(n_classes: int) -> tuple[keras.Model, keras.Model]:
     """(model, base model), as the guide builds them: augmentation inside, `training=False` for the base."""
-    data_augmentation = keras.Sequential([layers.RandomFlip("horizontal"), layers.RandomRotation(0.1)])
-    base_model = _stock_lite0()
-    base_model.trainable = False
+    data_augmentation, base_model = augmentation(), frozen_base()
     inputs = keras.Input(shape=(*SIZE, 3))
     x = data_augmentation(inputs)
-    x = base_model(x, training=False)  # its first layer is the scaling
+    x = base_model(x, training=False)
     x = keras.layers.GlobalAveragePooling2D()(x)
-    x = keras.layers.Dropout(0.2)(x)
-    outputs = keras.layers.Dense(n_classes)(x)
-    return keras.Model(inputs, outputs), base_model
+    return keras.Model(inputs, head(x, n_classes)), base_model
 
 
 def _stock_lite0() -> keras.Model:
@@ -71,7 +88,7 @@ def _stock_lite0() -> keras.Model:
     return model
 
 
-def _compile(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+def to_compile(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=optimizer, loss=loss, metrics=[keras.metrics.SparseCategoricalAccuracy()])
 
@@ -107,7 +124,7 @@ def frozen_phase(
     started, clock = time.monotonic(), _Clock()
     data = datasets(pictures, seed)
     model, _ = make_model(len(pictures.class_names))
-    _compile(model, keras.optimizers.Adam())
+    to_compile(model, keras.optimizers.Adam())
     history = model.fit(
         data["train"], epochs=epochs, validation_data=data["validation"], callbacks=[clock], verbose=0
     ).history
@@ -142,7 +159,7 @@ def tune_phase(
     base_model.trainable = True
     if fixed:
         fix_statistics(base_model)
-    _compile(model, keras.optimizers.Adam(1e-5))
+    to_compile(model, keras.optimizers.Adam(1e-5))
     history = model.fit(
         data["train"], epochs=epochs, validation_data=data["validation"], callbacks=[clock], verbose=0
     ).history

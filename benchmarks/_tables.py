@@ -205,6 +205,17 @@ def quality_rows(body: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def heads_rows(body: dict[str, Any]) -> list[Row]:
+    """Test accuracy of the two heads on the same features, set by set."""
+    rows: list[Row] = [("set", "seeds", "guide's head, test", "Thaw's head, test", "equal accuracy")]
+    for name, part in body["parts"].items():
+        guide, ours = part["guide"], part["thaw"]
+        shown = [_spread([100 * one["test_accuracy"] for one in side]) for side in (guide, ours)]
+        same = "not judged, a small trial" if body.get("quick") else equal(guide, ours)[0]
+        rows.append((name, str(len(guide)), *shown, same))
+    return rows
+
+
 def steps_rows(body: dict[str, Any]) -> list[Row]:
     """Train steps."""
     guide, ours = _parts(body, "guide"), _parts(body, "thaw")
@@ -370,6 +381,7 @@ def presets_rows(body: dict[str, Any]) -> list[Row]:
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[Row]]]] = {
     "recipe": ("From JPEG files to the test score", recipe_rows),
     "quality": ("Accuracy, set by set", quality_rows),
+    "heads": ("The frozen phase over many splits", heads_rows),
     "steps": ("Train steps", steps_rows),
     "second_run": ("A second run on the same images", second_run_rows),
     "pipeline": ("The input pipeline", pipeline_rows),

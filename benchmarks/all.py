@@ -10,7 +10,7 @@ from benchmarks._tables import TABLES
 
 _WITHOUT_FOLDERS = {"steps", "memory"}
 _WITH_VALUES = {"--seeds", "--threads"}
-_ASIDE = {"presets", "quality"}  # hours, and no question of speed: run by themselves
+_ASIDE = {"heads", "presets", "quality"}  # long, and no question of speed: run by themselves
 
 
 def main() -> None:

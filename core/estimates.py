@@ -20,10 +20,14 @@ from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig, par
 SPEEDS_LAST = 7 * 24 * 3600  # seconds: then they are measured again
 EARLIER = 20  # runs looked at
 # What no timed step tells, on the machine and at the versions of docs/figures.md; an earlier run of the same shape replaces it.
-EXPORT_TRACES = (
-    3.0  # writing the SavedModel and checking it in a clean process, in times of building and tracing the network
-)
+EXPORT_BUILDS = 7.0  # writing the SavedModel and checking it in a clean process, in times of building the network
 EXPORT_LEAST = 8.0  # seconds: a clean process imports TensorFlow
+EXPORT_KNOWN = 1_000  # training pictures at most of which the model learns what it knows
+EVALUATE_BUILDS = 1.0  # loading the exported graph again, and as much for each further network that is judged
+MADE_WORSE = 7  # ways in which the robustness card makes a test picture worse
+MADE_WORSE_MOST = 300  # test pictures at most that it looks at
+MADE_WORSE_SECONDS = 1.5e-3  # making one of them worse in one way, at 224 x 224 pixels
+FLOAT32 = 2.0  # what the exported graph, which is float32, takes for a picture that bfloat16 takes 1 for
 PREPARE_LEAST = 1.0  # seconds: the trainer process begins, TensorFlow is loaded already in a spare
 LOGISTIC_LEAST = 1.0  # seconds: cross-validation of the strength
 LOGISTIC_PICTURE = 0.002  # seconds a training picture, for all strengths and folds
@@ -84,7 +88,7 @@ def shape_key(config: TrainingConfig, classes: int) -> str:
 
 def speeds_name(key: str) -> str:
     """Under what the speeds of a shape are noted with the broker. The number is that of what `measure` gives, and rises with it."""
-    return f"speeds:2:{key}"
+    return f"speeds:3:{key}"
 
 
 def left_behind(config: TrainingConfig) -> frozenset[str]:
@@ -142,12 +146,17 @@ def modelled(
             step = max(HEAD_STEP, speed["step"])
             learning = phase.epochs * (train + JUDGE_SHARE * judged) * step
         parts[f"phase_{index}"] = speed["trace"] + extracting + learning
-    traces = speeds["build"] + max(one["trace"] for one in speeds["phases"])
-    parts["export"] = EXPORT_LEAST + EXPORT_TRACES * traces
-    forward = max((one["extract"] or JUDGE_SHARE * one["step"]) for one in speeds["phases"])
+    frozen = max((one["extract"] or JUDGE_SHARE * one["step"]) for one in speeds["phases"])
+    answered = frozen * (FLOAT32 if speeds["bfloat16"] else 1.0)
     kinds = len({phase.kind for phase in config.phases})
-    # the exported graph and, with two kinds of phase, the other network: both in float32
-    parts["evaluate"] = kinds * (traces / 2 + 2 * forward * (counts.test + counts.validation))
+    # a frozen phase has stored what the model's own network would have to be asked about once more
+    asked = 0 if config.phases[-1].kind == "frozen" else min(counts.train, EXPORT_KNOWN) + counts.validation
+    parts["export"] = EXPORT_LEAST + EXPORT_BUILDS * speeds["build"] + frozen * asked
+    worse = min(counts.test, MADE_WORSE_MOST)
+    area = config.image_size[0] * config.image_size[1] / 224**2
+    parts["evaluate"] = kinds * (EVALUATE_BUILDS * speeds["build"] + answered * (counts.test + counts.validation))
+    parts["evaluate"] += worse * (answered * (1 + MADE_WORSE) + MADE_WORSE * MADE_WORSE_SECONDS * area)
+    parts["evaluate"] += frozen * counts.test  # its features, for near duplicates and neighbours
     return parts
 
 

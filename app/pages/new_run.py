@@ -18,6 +18,7 @@ from app.run_form import (
     OWN,
     OWN_WEIGHTS,
     PHASES,
+    FormConfig,
     Section,
     form_values,
     phases_fit,
@@ -255,18 +256,30 @@ def create(request: Request, session: WriteSession, person: Person, house: TheHo
     kinds: Sequence[str] = PHASES
     try:
         repeats = _repeats(form.get("repeats", "1"))
+        wished = _wished(session, person.id, form)
+        kinds = wished.kinds
         chosen = form.get("preset", BASE_PRESET)
-        if chosen == OWN:
-            wished = read_form(_base_config(session, person.id, form.get("base", BASE_PRESET)), form)
-            kinds = wished.kinds
-            wish = NewRun(config=parse_config(wished.config), name=form.get("name") or None, repeats=repeats)
-        else:
-            check_start(_preset(chosen), _preset(chosen).config, chosen=False)
-            wish = NewRun(config=_preset(chosen).config, preset=chosen, name=form.get("name") or None, repeats=repeats)
+        preset = None if chosen == OWN else chosen
+        config = parse_config(wished.config)
+        wish = NewRun(config=config, preset=preset, name=form.get("name") or None, repeats=repeats)
         runs = create_runs(session, house.queue, version, wish)
     except InputInvalid as error:
         return _again(request, session, version, form, problems_by_name(error.problems, kinds))
     return see_other(f"/runs/{runs[0].id}" if len(runs) == 1 else f"/runs?group_id={runs[0].group_id}")
+
+
+def _wished(session: Session, owner_id: str, form: Mapping[str, str]) -> FormConfig:
+    """The settings that the form asks for: those of the preset chosen, or its fields.
+
+    Raises:
+        InputInvalid: there is no such preset, or it lacks what it starts from.
+    """
+    chosen = form.get("preset", BASE_PRESET)
+    if chosen == OWN:
+        return read_form(_base_config(session, owner_id, form.get("base", BASE_PRESET)), form)
+    preset = _preset(chosen)
+    check_start(preset, preset.config, chosen=False)
+    return FormConfig(preset.config.model_dump(mode="json"), PHASES)
 
 
 @router.post("/runs/preview")
@@ -297,11 +310,28 @@ def show_estimate(
         if not asked:
             version = find_version(session, person.id, version_id)
             asked = ask_for_estimate(session, house, version, _preset(preset).config)
-        found = find_estimate(session, house, person.id, asked)
+        return render(request, _told(session, house, person.id, asked))
     except (BrokerAway, NotFound, InputInvalid):  # the card is whole without it
         return render(request, EstimateView("failed"))
+
+
+@router.post("/runs/new/estimate")
+def estimate_form(request: Request, session: ReadSession, person: Person, house: TheHouse, form: Fields) -> Response:
+    """Begin to estimate what the form asks for, or say why that cannot run."""
+    try:
+        version = find_version(session, person.id, form.get("version_id", ""))
+        config = parse_config(_wished(session, person.id, form).config)
+        return render(request, _told(session, house, person.id, ask_for_estimate(session, house, version, config)))
+    except InputInvalid as error:
+        return render(request, EstimateView("failed", words=error.message))
+    except BrokerAway as error:
+        return render(request, EstimateView("failed", words=f"Nobody can say now: {error.message}"))
+
+
+def _told(session: Session, house: House, owner_id: str, asked: str) -> EstimateView:
+    found = find_estimate(session, house, owner_id, asked)
     words = {"measuring": "timing …", "ready": f"about {rounded_duration(found.seconds or 0)}"}.get(found.status, "")
-    return render(request, EstimateView(found.status, asked, words, found.basis or ""))
+    return EstimateView(found.status, asked, words, found.basis or "")
 
 
 def rounded_duration(seconds: float) -> str:

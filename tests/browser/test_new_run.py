@@ -45,7 +45,7 @@ def test_the_preview_follows_the_settings_and_the_cards_say_how_long(chromium: B
         next(numbers)
         return {"pictures": [ONE_PIXEL] * 9}
 
-    with serving(web) as address, answering(house.settings, answer, 5) as asked, watched_window(chromium) as window:
+    with serving(web) as address, answering(house.settings, answer, 6) as asked, watched_window(chromium) as window:
         window.context.add_cookies([{"name": "thaw_session", "value": house.cookie, "url": address}])
         page = window.page
         page.goto(f"{address}/runs/new?version_id={house.version}")
@@ -58,5 +58,14 @@ def test_the_preview_follows_the_settings_and_the_cards_say_how_long(chromium: B
         page.wait_for_timeout(1000)
         page.get_by_label("Batch size").fill("16")  # not shown in the pictures: nothing is asked
         page.wait_for_timeout(1000)
+        page.get_by_role("button", name="How long?").click()
+        expect(page.locator("[data-estimate-said]")).to_contain_text("about", timeout=10_000)
+        page.get_by_label("Batch size").fill("8")
+        expect(page.locator("[data-estimate-said]")).to_be_empty()
+        page.get_by_label("Batch size").fill("none")
+        page.get_by_role("button", name="How long?").click()
+        expect(page.locator("[data-estimate-said]")).to_contain_text("batch_size")
+    timed = [one["config"]["batch_size"] for one in asked if one["kind"] == "estimate"]
+    assert timed[-1] == 16
     zooms = [one["augmentation"]["zoom"] for one in asked if one["kind"] == "augment"]
     assert zooms == [0.0, 0.5], json.dumps(zooms)

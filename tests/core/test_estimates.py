@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from core.database import Database
-from core.estimates import HEAD_STEP, Counts, counts_of, estimate, left_behind, modelled, shape_key
+from core.estimates import HEAD_STEP, MADE_WORSE_SECONDS, Counts, counts_of, estimate, left_behind, modelled, shape_key
 from core.presets import PRESETS
 from core.tables import DatasetVersion, Run, RunStatus, User
 from core.training_config import Augmentation, FrozenPhase, Optimizer, TrainingConfig, parse_config
@@ -18,6 +18,7 @@ STANDARD = PRESETS["standard"].config
 VIEWS, EPOCHS = 3, 6  # of its fine-tune phase
 COUNTS = Counts(700, 150, 150, 3)
 SPEEDS: dict[str, Any] = {
+    "bfloat16": False,
     "build": 1.0,
     "decode": 0.002,
     "phases": [
@@ -97,6 +98,31 @@ def test_a_head_costs_what_it_was_timed_at_and_a_tiny_one_the_fetching_of_its_fe
 def test_steps_per_epoch_count_instead_of_pictures() -> None:
     few = parts(changed(steps_per_epoch=2))["phase_1"]
     assert parts(STANDARD)["phase_1"] - few == pytest.approx(EPOCHS * (700 - 64) * 0.004)
+
+
+def test_judging_counts_the_test_pictures_made_worse_up_to_as_many_as_the_card_looks_at() -> None:
+    quick = PRESETS["quick"].config
+    speeds = {**SPEEDS, "phases": SPEEDS["phases"][:1]}
+
+    def judging(test: int, **changes: Any) -> float:
+        return parts(quick, Counts(700, 150, test, 3), speeds={**speeds, **changes})["evaluate"]
+
+    forward = SPEEDS["phases"][0]["extract"]
+    # asked once, its features once, plain for the card and in seven ways, and made worse in seven ways
+    assert judging(101) - judging(100) == pytest.approx((1 + 1 + 8) * forward + 7 * MADE_WORSE_SECONDS)
+    assert judging(1001) - judging(1000) == pytest.approx(2 * forward)
+    assert judging(101, bfloat16=True) - judging(100, bfloat16=True) == pytest.approx(
+        (2 * (1 + 8) + 1) * forward + 7 * MADE_WORSE_SECONDS
+    )
+
+
+def test_what_the_model_knows_is_asked_anew_only_after_fine_tuning() -> None:
+    quick = PRESETS["quick"].config
+    speeds = {**SPEEDS, "phases": SPEEDS["phases"][:1]}
+    few, many = Counts(700, 150, 150, 3), Counts(800, 150, 150, 3)
+    assert parts(quick, many, speeds=speeds)["export"] == parts(quick, few, speeds=speeds)["export"]
+    assert parts(STANDARD, many)["export"] - parts(STANDARD, few)["export"] == pytest.approx(100 * 0.002)
+    assert parts(STANDARD, Counts(5000, 150, 150, 3))["export"] == parts(STANDARD, Counts(1000, 150, 150, 3))["export"]
 
 
 def test_epochs_rates_and_seeds_do_not_change_the_shape_but_thawing_and_size_do() -> None:

@@ -1,5 +1,7 @@
 """What happens to a run between queued and its end."""
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import func, select
 
@@ -103,6 +105,17 @@ def test_every_write_raises_the_revision_that_watchers_resume_from(database: Dat
     with database.read() as session:
         lines = catalog.log_lines(session, held.id, after_revision=seen)
         assert [(line.number, line.message) for line in lines] == [(2, "two"), (3, "three")]
+
+
+def test_a_run_tells_in_the_end_what_it_really_computed_in(database: Database) -> None:
+    held = _running(database)
+    with database.write() as session:
+        hoped = {"machine": {"device": "CPU", "precision": "bfloat16"}}
+        runs.record(session, held, runs.Report(columns=hoped))
+        result = {"machine": {"precision": "float32"}}
+        runs.finish_succeeded(session, held, replace(_success(), documents={"layers": [], "result": result}))
+    with database.read() as session:
+        assert session.get_one(Run, held.id).machine == {"device": "CPU", "precision": "float32"}
 
 
 def test_success_makes_exactly_one_model_with_its_file(database: Database) -> None:

@@ -26,7 +26,7 @@ KNOWN = 0.5  # a `known_score` below it is unknown
 LOWEST_THRESHOLD = 0.5  # less than half of the probability is never confident
 NEVER = 2.0  # a threshold that no probability reaches
 VERDICTS = ("confident", "unsure", "unknown")  # by the number that a graph gives; worker.prediction.models has them too
-_MOST_TRAIN = 1000  # pictures that the statistics are made of
+MOST_TRAIN = 1000  # pictures that the statistics are made of
 _ENOUGH_VALIDATION = 500  # pictures from which on validation alone decides the temperature
 _FEWEST_OF_A_CLASS = 30
 _DIRECTIONS = 32
@@ -104,7 +104,7 @@ def make_doubt(work: Workplace, ledger: Ledger, chosen_index: int, frozen_index:
         frozen_index: the last frozen phase, whose head is cross-validated; None: there was none.
     """
     ledger.put_back(work.network, chosen_index)
-    train = _spread(work.positions("train"), _MOST_TRAIN)
+    train = _spread(work.positions("train"), MOST_TRAIN)
     known = _look(work, train, _features)
     mean, directions = fit_directions(known.kept)
     held = _look(work, work.positions("validation"), lambda features: outside(features, mean, directions))

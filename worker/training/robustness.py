@@ -3,6 +3,7 @@
 Everything happens on the pictures as the network sees them (resized, uint8) and through the same graph that is scored.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
@@ -17,6 +18,7 @@ from worker.training.statistics import accuracy_interval, mcnemar, votes
 MOST_PICTURES = 300
 BORDER = 0.18  # of height and width, on each side: the centre that is left is 41 % of the picture
 _GREY = 127
+_TURN = 15  # degrees
 _ALARM = 0.01  # chance, over all classes of a run, of calling out a class whose border and centre say the same
 _LEAST_BORDER_RECALL = 0.6
 _MOST_BORDER_FALSE = 0.1
@@ -46,10 +48,16 @@ def _darker(pixels: Pixels) -> Pixels:
 
 
 def _rotated(pixels: Pixels) -> Pixels:
-    grown = np.pad(pixels, [(side, side) for side in pixels.shape[:2]] + [(0, 0)], mode="symmetric")
+    """Turned about its centre; what comes in at the corners is the picture mirrored at its border."""
     height, width = pixels.shape[:2]
-    turned = Image.fromarray(grown).rotate(15, Image.Resampling.BILINEAR)
-    return np.asarray(turned)[height : 2 * height, width : 2 * width]
+    turn = math.radians(_TURN)
+    # as far as a corner comes from outside, and two pixels for the interpolation
+    rows = math.ceil((height * (math.cos(turn) - 1) + width * math.sin(turn)) / 2) + 2
+    columns = math.ceil((width * (math.cos(turn) - 1) + height * math.sin(turn)) / 2) + 2
+    rows, columns = max(rows, 2), max(columns, 2)
+    grown = np.pad(pixels, [(rows, rows), (columns, columns), (0, 0)], mode="symmetric")
+    turned = Image.fromarray(grown).rotate(_TURN, Image.Resampling.BILINEAR)
+    return np.asarray(turned)[rows : rows + height, columns : columns + width]
 
 
 def _inside(pixels: Pixels) -> tuple[slice, slice]:

@@ -36,15 +36,17 @@ def measure(config: TrainingConfig, n_classes: int, pictures: Sequence[bytes], l
         limits: of decoding.
 
     Returns:
-        `device` that was timed, and seconds: `build` (the network), `decode` (one picture, one thread), and for each phase `trace` (once),
-        `extract` (one plain picture), `extract_view` (one augmented view; 0 where there is none), `step` (one picture in one epoch; 0 where
-        nothing learns by steps).
+        `device` that was timed, `bfloat16` (whether what is frozen was timed in it), and seconds: `build` (the network), `decode` (one
+        picture, one thread), and for each phase `trace` (once), `extract` (one plain picture), `extract_view` (one augmented view; 0 where
+        there is none), `step` (one picture in one epoch; 0 where nothing learns by steps).
     """
     started = time.perf_counter()
     network = build_network(config.model_copy(update={"weights": "none"}), n_classes)
     build = time.perf_counter() - started
     phases = [_phase(config, network, phase, n_classes) for phase in config.phases]
-    return {"device": device(), "build": build, "decode": _decoding(config, pictures, limits), "phases": phases}
+    decoding = _decoding(config, pictures, limits)
+    fast = may_use_bfloat16(config.precision)
+    return {"device": device(), "bfloat16": fast, "build": build, "decode": decoding, "phases": phases}
 
 
 def _decoding(config: TrainingConfig, pictures: Sequence[bytes], limits: PictureLimits) -> float:

@@ -10,6 +10,7 @@ export function start(form) {
   addEventListener("pageshow", () => form.querySelector("[type=submit]").removeAttribute("aria-busy"));
   form.querySelector("[aria-invalid=true]")?.focus();
   startEstimates(form);
+  startAsking(form, form.querySelector("[data-estimate-form]"), form.querySelector("[data-estimate-said]"));
   startPreview(form, panel, form.querySelector("[data-preview]"));
 }
 
@@ -24,14 +25,35 @@ async function startEstimates(form) {
 
 async function estimate(place, version) {
   const query = new URLSearchParams({ version_id: version, preset: place.dataset.estimate });
-  for (;;) {
-    const page = await fetchPage(`/runs/new/estimate?${query}`);
-    const said = page.querySelector("[data-status]");
+  await follow(place, await fetchPage(`/runs/new/estimate?${query}`), () => place.isConnected);
+}
+
+// Show an estimate as it stands until it is ready, or `wanted` says that nobody waits for it any more.
+async function follow(place, page, wanted) {
+  while (wanted()) {
+    const said = page.querySelector("[data-status]"), { status, asked } = said.dataset;
     place.replaceChildren(said);
-    if (said.dataset.status !== "measuring" || !place.isConnected) return;
-    query.set("asked", said.dataset.asked);
+    if (status !== "measuring") return;
     await wait(1000);
+    page = await fetchPage(`/runs/new/estimate?${new URLSearchParams({ asked })}`);
   }
+}
+
+// "How long?": whatever is chosen, own settings and recipes too. Asked for, since timing other settings keeps the preview waiting.
+function startAsking(form, button, place) {
+  let asking = 0;
+  button.hidden = false;
+  form.addEventListener("input", () => { asking += 1; place.textContent = ""; });
+  button.addEventListener("click", async () => {
+    const mine = asking += 1;
+    try {
+      const page = await fetchPage("/runs/new/estimate", { method: "POST", body: new FormData(form) });
+      await follow(place, page, () => mine === asking && form.isConnected);
+      if (mine === asking && !place.textContent.trim()) place.textContent = "It could not be timed now.";
+    } catch (error) {
+      if (mine === asking) place.textContent = `Nobody can say now: ${error.message}`;
+    }
+  });
 }
 
 const SHOWN = (name) => name.startsWith("augmentation.") || ["resize", "image_size", "seed", "preview_turn"].includes(name);

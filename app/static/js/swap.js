@@ -7,8 +7,8 @@ export function onSwap(call) {
   listeners.push(call);
 }
 
-export async function fetchPage(address) {
-  const answer = await fetch(address, { headers: { Accept: "text/html" } });
+export async function fetchPage(address, wish = {}) {
+  const answer = await fetch(address, { ...wish, headers: { Accept: "text/html" } });
   if (!answer.ok) throw new Error(`${answer.status}`);
   if (answer.redirected && new URL(answer.url).pathname === "/login") location.reload();
   return new DOMParser().parseFromString(await answer.text(), "text/html");

@@ -1,5 +1,7 @@
 """The preview of the new-run page: the form as it stands, drawn nine times."""
 
+import re
+
 import pytest
 from starlette.testclient import TestClient
 
@@ -82,3 +84,33 @@ def test_a_card_is_whole_without_an_estimate(page: TestClient, owned: Belongings
     assert (asked.status_code, 'data-status="failed"' in asked.text) == (200, True)
     begun = page.get("/runs/new/estimate", params={"version_id": owned.version_id, "preset": "quick"})
     assert 'data-status="measuring"' in begun.text
+
+
+def test_what_the_form_asks_for_can_be_estimated(page: TestClient, owned: Belongings, settings: Settings) -> None:
+    form = FORM | {"version_id": owned.version_id, "preset": "own", "batch_size": "8"}
+    with answering(settings, lambda _: {"error": "not now"}, 2) as asked:
+        begun = page.post("/runs/new/estimate", data=form, headers=ORIGIN)
+        recipe = page.post("/runs/new/estimate", data=form | {"preset": "keras-guide"}, headers=ORIGIN)
+    assert all(re.search(r'data-asked="[0-9a-f-]{36}"', one.text) for one in (begun, recipe))
+    assert [(one["config"]["batch_size"], one["config"]["backbone"]) for one in asked] == [
+        (8, "efficientnet_lite0"),
+        (32, "xception"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"batch_size": "0"}, "batch_size"),
+        ({"preset": "nonsense"}, "There is no preset"),
+        ({"preset": "hands-on-ml-reuse"}, "model"),
+    ],
+    ids=["a field", "no preset", "a recipe without its model"],
+)
+def test_settings_that_cannot_run_are_not_estimated_and_the_sentence_says_why(
+    wrong: dict[str, str], words: str, page: TestClient, owned: Belongings
+) -> None:
+    form = FORM | {"version_id": owned.version_id, "preset": "own"} | wrong
+    found = page.post("/runs/new/estimate", data=form, headers=ORIGIN)
+    assert (found.status_code, 'data-status="failed"' in found.text) == (200, True)
+    assert words in found.text

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core import estimates
 from core.training_config import parse_config
 from tests.worker.training.run_folders import make_run_folder
 from tests.worker.training.workplaces import open_run
-from worker.training import materials, timing
+from worker.training import doubt, materials, robustness, timing
 from worker.training.machine import device
 from worker.training.pictures import PictureLimits
 from worker.training.timing import measure
@@ -99,3 +100,9 @@ def test_what_runs_live_is_timed_in_the_form_and_with_the_changes_that_the_run_m
     step_of(**changes)
     assert sorted(map(str, made["timing"])) == sorted(map(str, made["run"]))
     assert len(made["run"]) == 2
+
+
+def test_an_estimate_counts_as_many_pictures_as_a_run_looks_at_after_training() -> None:
+    assert robustness.MOST_PICTURES == estimates.MADE_WORSE_MOST
+    assert len(robustness.CHANGES) == estimates.MADE_WORSE
+    assert doubt.MOST_TRAIN == estimates.EXPORT_KNOWN
