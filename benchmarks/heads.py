@@ -1,4 +1,5 @@
-"""Is the frozen phase as accurate as the guide's over many splits? The heads alone, on the same features of the same network; a picture counts in every split that tests it, so p is surer than it ought to be.
+"""Is the frozen phase as accurate as the guide's over many splits? The heads alone, on the same features of the same network. A picture
+counts in every split that tests it, so p is surer than it ought to be.
 
 Three seeds of some eighty test pictures tell differences of five points; these are 16. The guide's frozen phase works on features too: its
 base answers in the mode of inference, what changes are the augmentation before and the dropout behind it. So each picture goes through the
