@@ -88,7 +88,8 @@ def _stock_lite0() -> keras.Model:
     return model
 
 
-def to_compile(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+    """With the guide's loss and metric, one output per class."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=optimizer, loss=loss, metrics=[keras.metrics.SparseCategoricalAccuracy()])
 
@@ -124,7 +125,7 @@ def frozen_phase(
     started, clock = time.monotonic(), _Clock()
     data = datasets(pictures, seed)
     model, _ = make_model(len(pictures.class_names))
-    to_compile(model, keras.optimizers.Adam())
+    compile_model(model, keras.optimizers.Adam())
     history = model.fit(
         data["train"], epochs=epochs, validation_data=data["validation"], callbacks=[clock], verbose=0
     ).history
@@ -159,7 +160,7 @@ def tune_phase(
     base_model.trainable = True
     if fixed:
         fix_statistics(base_model)
-    to_compile(model, keras.optimizers.Adam(1e-5))
+    compile_model(model, keras.optimizers.Adam(1e-5))
     history = model.fit(
         data["train"], epochs=epochs, validation_data=data["validation"], callbacks=[clock], verbose=0
     ).history

@@ -18,12 +18,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks._guide import BATCH, augmentation, frozen_base, head, pictures_in, to_compile
+from benchmarks._guide import BATCH, augmentation, compile_model, frozen_base, head, pictures_in
 from benchmarks._record import Record, folders_of, options, settings_of
 from benchmarks._sets import PictureSet, read_set
 from benchmarks._tables import heads_rows, table
 from core.presets import PRESETS
-from worker.training.heads import Problem, choose_strength, fit, fit_scaler, one_blas_thread, unpack
+from worker.training.heads import Problem, choose_strength, fit, fit_scaler, one_blas_thread, smoothed, unpack
 from worker.training.machine import prepare_tensorflow
 from worker.training.phases import class_weights
 
@@ -87,7 +87,7 @@ def _guide(plain: np.ndarray, changed: np.ndarray, pictures: PictureSet, seed: i
     keras.utils.set_random_seed(seed)
     inputs = keras.Input(plain.shape[1:])
     model = keras.Model(inputs, head(inputs, len(pictures.class_names)))
-    to_compile(model, keras.optimizers.Adam())
+    compile_model(model, keras.optimizers.Adam())
     # the guide's order of the pictures, always the same
     train = np.random.default_rng(seed).permutation(pictures.of_split("train"))
     for epoch in range(EPOCHS):
@@ -102,10 +102,8 @@ def _thaw(plain: np.ndarray, pictures: PictureSet, threads: int) -> np.ndarray:
     config = PRESETS["quick"].config
     train, test, n_classes = pictures.of_split("train"), pictures.of_split("test"), len(pictures.class_names)
     labels, scaler = pictures.labels[train], fit_scaler(plain[train])
-    smooth = np.full((len(labels), n_classes), config.label_smoothing / n_classes, np.float32)
-    smooth[np.arange(len(labels)), labels] += 1.0 - config.label_smoothing
     weights = class_weights(labels, n_classes, config.class_weights)[labels]
-    problem = Problem(scaler(plain[train]), smooth, weights)
+    problem = Problem(scaler(plain[train]), smoothed(labels, n_classes, config.label_smoothing), weights)
     strength, _ = choose_strength(problem, np.arange(len(labels)), threads=threads, check=lambda: None)
     with one_blas_thread():
         parameters = fit(problem, strength, iterations=config.phases[0].epochs)

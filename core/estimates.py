@@ -19,7 +19,7 @@ from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig, par
 
 SPEEDS_LAST = 7 * 24 * 3600  # seconds: then they are measured again
 EARLIER = 20  # runs looked at
-# What no timed step tells, on the machine and at the versions of docs/figures.md; an earlier run of the same shape replaces it.
+# What no timed step tells, fitted to the runs of docs/benchmarks.md (Estimates); an earlier run of the same shape replaces it.
 EXPORT_BUILDS = 7.0  # writing the SavedModel and checking it in a clean process, in times of building the network
 EXPORT_LEAST = 8.0  # seconds: a clean process imports TensorFlow
 EXPORT_KNOWN = 1_000  # training pictures at most of which the model learns what it knows
@@ -146,8 +146,9 @@ def modelled(
             step = max(HEAD_STEP, speed["step"])
             learning = phase.epochs * (train + JUDGE_SHARE * judged) * step
         parts[f"phase_{index}"] = speed["trace"] + extracting + learning
+    slower = FLOAT32 if speeds["bfloat16"] else 1.0
     frozen = max((one["extract"] or JUDGE_SHARE * one["step"]) for one in speeds["phases"])
-    answered = frozen * (FLOAT32 if speeds["bfloat16"] else 1.0)
+    answered = max((slower * one["extract"] or JUDGE_SHARE * one["step"]) for one in speeds["phases"])
     kinds = len({phase.kind for phase in config.phases})
     # a frozen phase has stored what the model's own network would have to be asked about once more
     asked = 0 if config.phases[-1].kind == "frozen" else min(counts.train, EXPORT_KNOWN) + counts.validation

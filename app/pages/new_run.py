@@ -322,15 +322,18 @@ def estimate_form(request: Request, session: ReadSession, person: Person, house:
         version = find_version(session, person.id, form.get("version_id", ""))
         config = parse_config(_wished(session, person.id, form).config)
         return render(request, _told(session, house, person.id, ask_for_estimate(session, house, version, config)))
-    except InputInvalid as error:
+    except (InputInvalid, NotFound) as error:
         return render(request, EstimateView("failed", words=error.message))
     except BrokerAway as error:
         return render(request, EstimateView("failed", words=f"Nobody can say now: {error.message}"))
 
 
 def _told(session: Session, house: House, owner_id: str, asked: str) -> EstimateView:
+    """An estimate as it stands, in words; one that failed says why."""
     found = find_estimate(session, house, owner_id, asked)
-    words = {"measuring": "timing …", "ready": f"about {rounded_duration(found.seconds or 0)}"}.get(found.status, "")
+    words = {"measuring": "timing …", "ready": f"about {rounded_duration(found.seconds or 0)}"}.get(
+        found.status, found.error or ""
+    )
     return EstimateView(found.status, asked, words, found.basis or "")
 
 

@@ -12,7 +12,7 @@ from scipy.stats import t as student
 from sklearn.model_selection import GroupKFold
 
 from worker.training.events import Place, Progress
-from worker.training.heads import Problem, choose_strength, fit, fit_scaler, one_blas_thread, unpack
+from worker.training.heads import Problem, choose_strength, fit, fit_scaler, one_blas_thread, smoothed, unpack
 from worker.training.learner import logits_of
 from worker.training.ledger import Ledger
 from worker.training.materials import Workplace, plain_pooled
@@ -204,13 +204,11 @@ def cross_validated(
     Returns:
         float64 [n, classes]; None where all pictures are of one group.
     """
-    n_classes, smoothing = work.n_classes, work.config.label_smoothing
+    n_classes = work.n_classes
     labels = work.folder.pictures.labels[positions]
     groups = _groups(work, positions)
-    targets = np.full((len(positions), n_classes), smoothing / n_classes, np.float32)
-    targets[np.arange(len(positions)), labels] += 1.0 - smoothing
     weights = class_weights(work.labels("train"), n_classes, work.config.class_weights)[labels]
-    problem = Problem(fit_scaler(features)(features), targets, weights)
+    problem = Problem(fit_scaler(features)(features), smoothed(labels, n_classes, work.config.label_smoothing), weights)
     folds = min(_FOLDS, int(groups.max()) + 1)
     if folds < 2:
         return None

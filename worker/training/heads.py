@@ -42,6 +42,13 @@ class Problem:
         return Problem(self.features[which], self.targets[which], self.weights[which])
 
 
+def smoothed(labels: np.ndarray, n_classes: int, smoothing: float) -> np.ndarray:
+    """Targets float32 [n, classes]: `1 - smoothing` on the label, int [n], and `smoothing` spread over all classes."""
+    targets = np.full((len(labels), n_classes), smoothing / n_classes, np.float32)
+    targets[np.arange(len(labels)), labels] += 1.0 - smoothing
+    return targets
+
+
 @dataclass(frozen=True)
 class Scaler:
     """Mean and scale of each feature over train; a constant feature keeps scale 1."""

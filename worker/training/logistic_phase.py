@@ -12,7 +12,7 @@ import numpy as np
 from core.errors import ConfigInvalid
 from core.training_config import FrozenPhase, Head
 from worker.training.checkpoints import State
-from worker.training.heads import Problem, Scaler, choose_strength, fit, fit_scaler, one_blas_thread, unpack
+from worker.training.heads import Problem, Scaler, choose_strength, fit, fit_scaler, one_blas_thread, smoothed, unpack
 from worker.training.learner import Sums
 from worker.training.materials import Setup, Workplace
 from worker.training.phases import account, class_weights, stopped_early
@@ -35,10 +35,8 @@ def run_logistic(work: Workplace, phase: FrozenPhase, index: int, setup: Setup, 
         work.speaker.log(not_used_by_logistic_regression(unused))
     train, labels, groups = _all_views(work, setup)
     scaler = fit_scaler(train)
-    smooth = np.full((len(labels), n_classes), config.label_smoothing / n_classes, np.float32)
-    smooth[np.arange(len(labels)), labels] += 1.0 - config.label_smoothing
     weights = class_weights(work.labels("train"), n_classes, config.class_weights)[labels]
-    problem = Problem(scaler(train), smooth, weights)
+    problem = Problem(scaler(train), smoothed(labels, n_classes, config.label_smoothing), weights)
     strength, _ = choose_strength(problem, groups, threads=work.folder.threads, check=work.orders.check)
     work.speaker.log(f"Logistic regression: L2 strength {strength:g}, chosen by cross-validation inside train.")
     state.seconds += time.monotonic() - started

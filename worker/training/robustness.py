@@ -50,14 +50,16 @@ def _darker(pixels: Pixels) -> Pixels:
 def _rotated(pixels: Pixels) -> Pixels:
     """Turned about its centre; what comes in at the corners is the picture mirrored at its border."""
     height, width = pixels.shape[:2]
-    turn = math.radians(_TURN)
-    # as far as a corner comes from outside, and two pixels for the interpolation
-    rows = math.ceil((height * (math.cos(turn) - 1) + width * math.sin(turn)) / 2) + 2
-    columns = math.ceil((width * (math.cos(turn) - 1) + height * math.sin(turn)) / 2) + 2
-    rows, columns = max(rows, 2), max(columns, 2)
+    rows, columns = _reach(height, width), _reach(width, height)
     grown = np.pad(pixels, [(rows, rows), (columns, columns), (0, 0)], mode="symmetric")
     turned = Image.fromarray(grown).rotate(_TURN, Image.Resampling.BILINEAR)
     return np.asarray(turned)[rows : rows + height, columns : columns + width]
+
+
+def _reach(along: int, across: int) -> int:
+    """Pixels that a turned picture's corner comes from outside of it, and two for the interpolation."""
+    turn = math.radians(_TURN)
+    return 2 + max(0, math.ceil((along * (math.cos(turn) - 1) + across * math.sin(turn)) / 2))
 
 
 def _inside(pixels: Pixels) -> tuple[slice, slice]:

@@ -26,6 +26,7 @@ async function startEstimates(form) {
 async function estimate(place, version) {
   const query = new URLSearchParams({ version_id: version, preset: place.dataset.estimate });
   await follow(place, await fetchPage(`/runs/new/estimate?${query}`), () => place.isConnected);
+  if (place.querySelector("[data-status=failed]")) place.replaceChildren(); // a card is whole without it
 }
 
 // Show an estimate as it stands until it is ready, or `wanted` says that nobody waits for it any more.

@@ -91,7 +91,11 @@ def test_what_the_form_asks_for_can_be_estimated(page: TestClient, owned: Belong
     with answering(settings, lambda _: {"error": "not now"}, 2) as asked:
         begun = page.post("/runs/new/estimate", data=form, headers=ORIGIN)
         recipe = page.post("/runs/new/estimate", data=form | {"preset": "keras-guide"}, headers=ORIGIN)
-    assert all(re.search(r'data-asked="[0-9a-f-]{36}"', one.text) for one in (begun, recipe))
+    begun_as = [re.search(r'data-asked="([0-9a-f-]{36})"', one.text) for one in (begun, recipe)]
+    assert all(begun_as)
+    for one in begun_as:
+        found = page.get("/runs/new/estimate", params={"asked": one[1] if one else ""})
+        assert ('data-status="failed"' in found.text, "not now" in found.text) == (True, True)
     assert [(one["config"]["batch_size"], one["config"]["backbone"]) for one in asked] == [
         (8, "efficientnet_lite0"),
         (32, "xception"),
@@ -104,8 +108,10 @@ def test_what_the_form_asks_for_can_be_estimated(page: TestClient, owned: Belong
         ({"batch_size": "0"}, "batch_size"),
         ({"preset": "nonsense"}, "There is no preset"),
         ({"preset": "hands-on-ml-reuse"}, "model"),
+        ({"version_id": "gone"}, "gone"),
+        ({"base": "gone"}, "gone"),
     ],
-    ids=["a field", "no preset", "a recipe without its model"],
+    ids=["a field", "no preset", "a recipe without its model", "no version", "no run to start from"],
 )
 def test_settings_that_cannot_run_are_not_estimated_and_the_sentence_says_why(
     wrong: dict[str, str], words: str, page: TestClient, owned: Belongings
