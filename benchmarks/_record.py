@@ -129,15 +129,16 @@ class Record:
         self._writing = threading.Lock()
         self.body["command"] = f"python -m benchmarks {name} {' '.join(sys.argv[1:])}".strip()
 
-    def part(self, key: str, place: str, **arguments: Any) -> dict[str, Any]:
+    def part(self, key: str, place: str, *, again: bool = False, **arguments: Any) -> dict[str, Any]:
         """One measured part: from the file, or measured now in a process of its own, and written.
 
         Args:
             key: of the part.
             place: `module:function` in this package; it gets `arguments` and returns what JSON can hold.
+            again: measure what is in the file, too; it stays there until the new one is.
         """
         parts: dict[str, Any] = self.body["parts"]
-        if key in parts:
+        if key in parts and not again:
             print(f"{key}: measured on {parts[key]['date']}", flush=True)
         else:
             print(f"{key} ...", flush=True)

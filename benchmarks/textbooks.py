@@ -1,10 +1,12 @@
 """The textbooks' recipes, run by the product's own trainer, and told as docs/recipes.md has it.
 
-    python -m benchmarks textbooks [--two FOLDER] [--many FOLDER] [--weights imagenet|none] [--only ID] [--epochs 3] [--steps 5]
+    python -m benchmarks textbooks [--two FOLDER] [--many FOLDER] [--weights imagenet|none|small] [--only ID] [--epochs 3] [--steps 5]
 
 Recipes of two classes run on --two, the flowers on --many (default: the sample sets of X-rays and flowers). Without the ImageNet
 weights of a backbone on this machine its recipe runs on untrained ones and says so: then it shows that every step of the recipe is
-taken, and its accuracy means nothing. --epochs and --steps shorten every phase; without them a recipe runs to the letter
+taken, and its accuracy means nothing. With --weights small the backbone is first trained from nothing on the other sample sets at 96 pixels
+(`benchmarks._pretrain`; --pretrain names other folders): trained weights, if poor ones. --epochs and --steps shorten every phase; without
+them a recipe runs to the letter
 (VGG16: 120,000 pictures through the network). `hands-on-ml-reuse` has its own: `python -m benchmarks reuse`.
 """
 
@@ -18,7 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks._sets import SAMPLES, read_set, write_run_folder
+from benchmarks._record import TRIED, in_own_process
+from benchmarks._sets import SAMPLES, read_set, sample_sets, write_run_folder
 from benchmarks._tables import table
 from core.presets import PRESETS
 
@@ -29,7 +32,7 @@ RECIPES = ("keras-guide", "hands-on-ml-flowers", "inception-mixed7", "vgg16-bloc
 def config_of(recipe: str, weights: str, epochs: int | None, steps: int | None) -> dict[str, Any]:
     """The recipe's settings, shortened where that was said."""
     config = PRESETS[recipe].config.model_dump(mode="json")
-    config["weights"] = weights
+    config["weights"] = {"weights_id": "small"} if weights == "small" else weights
     for phase in config["phases"]:
         phase["epochs"] = min(phase["epochs"], epochs or phase["epochs"])
         if steps is not None and phase["steps_per_epoch"] is not None:
@@ -37,13 +40,19 @@ def config_of(recipe: str, weights: str, epochs: int | None, steps: int | None) 
     return config
 
 
-def run(recipe: str, folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Train; returns what the trainer said of each phase, the test accuracy and the seconds. `failed` names why it could not."""
+def run(recipe: str, folder: Path, config: dict[str, Any], start: Path | None) -> dict[str, Any]:
+    """Train; returns what the trainer said of each phase, the test accuracy and the seconds. `failed` names why it could not.
+
+    Args:
+        start: arrays that the backbone starts from, where the config names weights of one's own.
+    """
     pictures = read_set([folder], 0)
     with tempfile.TemporaryDirectory(prefix="thaw-bench-") as temporary:
         where = Path(temporary)
+        own = {"start": {"file": str(start), "cut_layer": None}} if start else {}
+        threads = os.cpu_count() or 1
         path = write_run_folder(
-            where / "run", pictures, config, cache=where / "cache", threads=os.cpu_count() or 1, run_id=recipe
+            where / "run", pictures, config, cache=where / "cache", threads=threads, run_id=recipe, **own
         )
         command = [sys.executable, "-m", "worker.training", str(path)]
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -67,10 +76,10 @@ def run(recipe: str, folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     return {"phases": phases, "test": summary["test_accuracy"], "pictures": pictures.counts(), "seconds": seconds}
 
 
-def rows_of(recipe: str, config: dict[str, Any], found: dict[str, Any]) -> list[tuple[str, ...]]:
+def rows_of(recipe: str, weights: str, config: dict[str, Any], found: dict[str, Any]) -> list[tuple[str, ...]]:
     """One line a phase."""
     if "failed" in found:
-        return [(recipe, config["weights"], found["failed"], *[""] * 6)]
+        return [(recipe, weights, found["failed"], *[""] * 6)]
     rows: list[tuple[str, ...]] = []
     for index, (phase, told) in enumerate(zip(config["phases"], found["phases"], strict=True)):
         steps = phase["steps_per_epoch"]
@@ -78,7 +87,7 @@ def rows_of(recipe: str, config: dict[str, Any], found: dict[str, Any]) -> list[
         rows.append(
             (
                 recipe,
-                config["weights"],
+                weights,
                 f"{phase['kind']}, {phase['epochs']} epochs" + (f" of {steps} steps" if steps else ""),
                 f"{told['learning']:,} / {told['fixed']:,}",
                 " → ".join(f"{told[end]['train']['loss']:.3f}" for end in ("first", "last")),
@@ -91,12 +100,30 @@ def rows_of(recipe: str, config: dict[str, Any], found: dict[str, Any]) -> list[
     return rows
 
 
+def pretrained(backbone: str, folders: list[Path], epochs: int) -> Path:
+    """Arrays of the backbone trained on the folders, made once for these pictures and epochs."""
+    names = "-".join(folder.name for folder in folders)
+    target = TRIED / "weights" / f"{backbone}-{names}-{epochs}.npz"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f"part-{target.name}")
+        wanted = {"folders": [str(folder) for folder in folders], "epochs": epochs, "threads": os.cpu_count() or 1}
+        told = in_own_process("_pretrain:pretrain", backbone=backbone, target=str(aside), **wanted)
+        aside.rename(target)
+        print(json.dumps({"pretrained": backbone, **told}), flush=True)
+    return target
+
+
 def main() -> None:
     """Run them and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--two", type=Path, default=SAMPLES / "chest_xray2", help="folder of two class folders")
     parser.add_argument("--many", type=Path, default=SAMPLES / "flowers5", help="folder of class folders")
-    parser.add_argument("--weights", choices=("imagenet", "none"), help="default: imagenet where they are, else none")
+    parser.add_argument(
+        "--weights", choices=("imagenet", "none", "small"), help="default: imagenet where they are, else none"
+    )
+    parser.add_argument("--pretrain", type=Path, action="append", help="with --weights small: folders of class folders")
+    parser.add_argument("--pretrain-epochs", type=int, default=15)
     parser.add_argument("--only", action="append", choices=RECIPES)
     parser.add_argument("--epochs", type=int, help="at most so many a phase")
     parser.add_argument("--steps", type=int, help="at most so many an epoch, where the recipe names them")
@@ -108,11 +135,15 @@ def main() -> None:
         folder = options.two if PRESETS[recipe].config.head.binary else options.many
         for weights in [options.weights] if options.weights else ["imagenet", "none"]:
             config = config_of(recipe, weights, options.epochs, options.steps)
-            found = run(recipe, folder, config)
+            start = None
+            if weights == "small":
+                others = options.pretrain or [one for one in sample_sets() if one.name != folder.name]
+                start = pretrained(config["backbone"], others, options.pretrain_epochs)
+            found = run(recipe, folder, config, start)
             print(json.dumps({"recipe": recipe, "weights": weights, **found}), flush=True)
             if "failed" not in found:
                 break
-        rows += rows_of(recipe, config, found)
+        rows += rows_of(recipe, weights, config, found)
     print(table(rows))
 
 

@@ -20,15 +20,15 @@ from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig, par
 SPEEDS_LAST = 7 * 24 * 3600  # seconds: then they are measured again
 EARLIER = 20  # runs looked at
 # What no timed step tells, fitted to the runs of docs/benchmarks.md (Estimates); an earlier run of the same shape replaces it.
-EXPORT_BUILDS = 7.0  # writing the SavedModel and checking it in a clean process, in times of building the network
+EXPORT_BUILDS = 5.0  # writing the SavedModel and checking it in a clean process, in times of building the network
 EXPORT_LEAST = 8.0  # seconds: a clean process imports TensorFlow
 EXPORT_KNOWN = 1_000  # training pictures at most of which the model learns what it knows
-EVALUATE_BUILDS = 1.0  # loading the exported graph again, and as much for each further network that is judged
 MADE_WORSE = 7  # ways in which the robustness card makes a test picture worse
 MADE_WORSE_MOST = 300  # test pictures at most that it looks at
 MADE_WORSE_SECONDS = 1.5e-3  # making one of them worse in one way, at 224 x 224 pixels
 FLOAT32 = 2.0  # what the exported graph, which is float32, takes for a picture that bfloat16 takes 1 for
-PREPARE_LEAST = 1.0  # seconds: the trainer process begins, TensorFlow is loaded already in a spare
+PREPARE_LEAST = 0.5  # seconds: the trainer process begins, TensorFlow is loaded already in a spare
+PREPARE_BUILDS = 0.5  # the network, built while pictures are decoded; what is timed is the first one of its process, and takes longer
 LOGISTIC_LEAST = 1.0  # seconds: cross-validation of the strength
 LOGISTIC_PICTURE = 0.002  # seconds a training picture, for all strengths and folds
 HEAD_STEP = (
@@ -130,7 +130,7 @@ def modelled(
         known: what earlier runs left in the caches for these pictures (`left_behind`).
     """
     reading = 0.0 if _decoded(config) in known else counts.all * speeds["decode"] / threads
-    parts = {"prepare": PREPARE_LEAST + speeds["build"] + reading}
+    parts = {"prepare": PREPARE_LEAST + max(PREPARE_BUILDS * speeds["build"], reading)}
     for index, phase in enumerate(config.phases):
         speed = speeds["phases"][index]
         train, judged = counts.train, counts.validation
@@ -155,7 +155,7 @@ def modelled(
     parts["export"] = EXPORT_LEAST + EXPORT_BUILDS * speeds["build"] + frozen * asked
     worse = min(counts.test, MADE_WORSE_MOST)
     area = config.image_size[0] * config.image_size[1] / 224**2
-    parts["evaluate"] = kinds * (EVALUATE_BUILDS * speeds["build"] + answered * (counts.test + counts.validation))
+    parts["evaluate"] = kinds * answered * (counts.test + counts.validation)
     parts["evaluate"] += worse * (answered * (1 + MADE_WORSE) + MADE_WORSE * MADE_WORSE_SECONDS * area)
     parts["evaluate"] += frozen * counts.test  # its features, for near duplicates and neighbours
     return parts
