@@ -16,7 +16,7 @@ from benchmarks._sets import read_set
 from worker.training.machine import prepare_tensorflow
 from worker.weights.checker import check
 
-SIZE = (96, 96)
+SIZE = (75, 75)  # the least that all of them take
 BATCH = 32
 _NETWORKS: dict[str, tuple[Any, Any]] = {
     "xception": (applications.Xception, applications.xception.preprocess_input),
@@ -41,6 +41,9 @@ def pretrain(backbone: str, folders: Sequence[str], epochs: int, threads: int, t
     keras.utils.set_random_seed(0)
     build, preprocess = _NETWORKS[backbone]
     base = build(include_top=False, weights=None, input_shape=(*SIZE, 3))
+    for layer in base.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.9  # a few hundred steps are too few for Keras' 0.99: the statistics would lag behind the filters
     inputs = keras.Input((*SIZE, 3))
     pooled = layers.GlobalAveragePooling2D()(base(layers.RandomFlip("horizontal")(inputs)))
     model = keras.Model(inputs, layers.Dense(len(pictures.class_names))(layers.Dropout(0.2)(pooled)))

@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--sizes", action="store_true", help="training-set sizes instead of settings")
     parser.add_argument("--joined", action="store_true", help="all folders as one set, instead of each as its own")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    parser.add_argument("--only", action="append", help="these variants alone, by name")
+    parser.add_argument("--only", action="append", help="these variants or sizes alone, by name")
     arguments = parser.parse_args()
     folders, most = folders_of(arguments), 120 if arguments.quick else None
     seeds = 1 if arguments.quick else arguments.seeds
@@ -86,7 +86,8 @@ def main() -> None:
             for name, of in sets.items():
                 shared = {**same, "folders": [str(one) for one in of], "seed": seed}
                 if arguments.sizes:
-                    wanted = {f"{size} training pictures": {"config": standard, "fewer": size} for size in SIZES}
+                    sizes = {f"{size} training pictures": {"config": standard, "fewer": size} for size in SIZES}
+                    wanted = {what: own for what, own in sizes.items() if not arguments.only or what in arguments.only}
                 else:
                     wanted = {what: {"config": config} for what, config in chosen.items()}
                 for what, own in wanted.items():

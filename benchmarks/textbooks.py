@@ -4,7 +4,7 @@
 
 Recipes of two classes run on --two, the flowers on --many (default: the sample sets of X-rays and flowers). Without the ImageNet
 weights of a backbone on this machine its recipe runs on untrained ones and says so: then it shows that every step of the recipe is
-taken, and its accuracy means nothing. With --weights small the backbone is first trained from nothing on the other sample sets at 96 pixels
+taken, and its accuracy means nothing. With --weights small the backbone is first trained from nothing on the other sample sets at 75 pixels
 (`benchmarks._pretrain`; --pretrain names other folders): trained weights, if poor ones. --epochs and --steps shorten every phase; without
 them a recipe runs to the letter
 (VGG16: 120,000 pictures through the network). `hands-on-ml-reuse` has its own: `python -m benchmarks reuse`.
@@ -123,7 +123,7 @@ def main() -> None:
         "--weights", choices=("imagenet", "none", "small"), help="default: imagenet where they are, else none"
     )
     parser.add_argument("--pretrain", type=Path, action="append", help="with --weights small: folders of class folders")
-    parser.add_argument("--pretrain-epochs", type=int, default=15)
+    parser.add_argument("--pretrain-epochs", type=int, default=8)
     parser.add_argument("--only", action="append", choices=RECIPES)
     parser.add_argument("--epochs", type=int, help="at most so many a phase")
     parser.add_argument("--steps", type=int, help="at most so many an epoch, where the recipe names them")
