@@ -9,7 +9,7 @@ from app.dependencies import House
 from core.catalog import picture_by_turn
 from core.datasets import find_version
 from core.errors import NotFound
-from core.estimates import counts_of, estimate, shape_key, speeds_name
+from core.estimates import counts_of, estimate, shape_key, speeds_name, timed_key
 from core.ids import new_id
 from core.storage import blob_key
 from core.tables import DatasetVersion
@@ -27,10 +27,10 @@ def ask_for_estimate(session: Session, house: House, version: DatasetVersion, co
         BrokerAway: nothing can be asked now.
     """
     counts = counts_of(version)
-    key = shape_key(config, counts.classes)
+    places = [picture_by_turn(session, version, turn) for turn in range(LOOKED_AT)]
+    key = timed_key(shape_key(config, counts.classes), [place.image.size_bytes for place in places])
     number = None
     if house.queue.kept(speeds_name(key)) is None:
-        places = [picture_by_turn(session, version, turn) for turn in range(LOOKED_AT)]
         question = {
             "kind": "estimate",
             "key": key,

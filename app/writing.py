@@ -8,7 +8,6 @@ import asyncio
 import base64
 import binascii
 import contextlib
-import errno
 import hashlib
 import os
 import time
@@ -18,7 +17,7 @@ from io import FileIO
 from pathlib import Path
 
 from app.errors import ChecksumDiffers, HeaderInvalid
-from core.errors import DiskFull
+from core.errors import DiskFull, is_full_disk
 
 AT_ONCE = 1 << 20
 SILENT_SECONDS = 20.0
@@ -167,7 +166,7 @@ class Appending:
                 self.offset += written
                 left = left[written:]
         except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            if is_full_disk(error):
                 raise DiskFull("The disk is full. What came so far is kept: free some space and go on.") from error
             raise
 

@@ -1,5 +1,6 @@
 """Named domain errors. What they mean over HTTP stands in one table, `app/errors.py`; nothing here knows a status code."""
 
+import errno
 from dataclasses import dataclass
 
 
@@ -65,6 +66,14 @@ class QuotaReached(TooLarge):
 
 class DiskFull(ThawError):
     """The disk reserve would be touched; what is stored already stays."""
+
+
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})  # no room on the disk, or in the quota on it
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether the system refused a write because there is no room for it."""
+    return isinstance(error, OSError) and error.errno in FULL_DISK
 
 
 class StorageAway(ThawError):

@@ -5,6 +5,7 @@ Nothing here measures: speeds come from the prediction worker (`worker.training.
 
 import hashlib
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,8 +87,17 @@ def shape_key(config: TrainingConfig, classes: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def timed_key(shape: str, sizes: Sequence[int]) -> str:
+    """What timed steps hold for: a shape of run, and pictures whose files are about as large, to a factor of two.
+
+    Args:
+        sizes: bytes of the files whose decoding is timed.
+    """
+    return f"{shape}:{round(math.log2(max(1.0, statistics.mean(sizes))))}"
+
+
 def speeds_name(key: str) -> str:
-    """Under what the speeds of a shape are noted with the broker. The number is that of what `measure` gives, and rises with it."""
+    """Under what the speeds of `timed_key` are noted with the broker. The number is that of what `measure` gives, and rises with it."""
     return f"speeds:3:{key}"
 
 
@@ -135,7 +145,7 @@ def modelled(
         speed = speeds["phases"][index]
         train, judged = counts.train, counts.validation
         if phase.steps_per_epoch is not None:
-            train = min(phase.steps_per_epoch * config.batch_size, 100 * counts.train)
+            train = phase.steps_per_epoch * config.batch_size
         views = phase.views if phase.features == "cached" else 0
         each = speed["extract_view"] if views > 1 else speed["extract"]
         extracting = 0.0 if _features(config, phase, phase.views) in known else counts.train * views * each
@@ -170,7 +180,7 @@ def estimate(
     finished = _finished(session, version.owner_id)
     known = _known(session, version)
     parts = modelled(config, counts, speeds, threads=threads, known=known)
-    ratios = _ratios(finished, key, speeds, threads)
+    ratios = _ratios(finished, key, version.id, speeds, threads)
     by_phase = {name: seconds * ratios.get(name, 1.0) for name, seconds in parts.items()}
     device = speeds.get("device", "CPU")
     basis = "timed steps on this machine" + ("" if device == "CPU" else f" ({device})")
@@ -224,8 +234,13 @@ def _key_of(one: _Finished) -> str:
     return shape_key(one.config, len(one.version.class_names))
 
 
-def _ratios(finished: Sequence[_Finished], key: str, speeds: Mapping[str, Any], threads: int) -> dict[str, float]:
-    """By part, the median over earlier runs of the shape `key` of real seconds to modelled ones."""
+def _ratios(
+    finished: Sequence[_Finished], key: str, version_id: str, speeds: Mapping[str, Any], threads: int
+) -> dict[str, float]:
+    """By part, the median over earlier runs of the shape `key` of real seconds to modelled ones.
+
+    How long pictures take to decode is known of this version's alone, so other versions do not count in `prepare`.
+    """
     left: dict[str, frozenset[str]] = {}  # by version
     ratios: dict[str, list[float]] = {}
     for one in finished:
@@ -236,6 +251,7 @@ def _ratios(finished: Sequence[_Finished], key: str, speeds: Mapping[str, Any], 
         parts = modelled(one.config, counts_of(one.version), speeds, threads=threads, known=known)
         for name, seconds in parts.items():
             real = one.run.summary["seconds"].get(name)
-            if real is not None and seconds > 0:
+            alike = name != "prepare" or one.version.id == version_id
+            if real is not None and seconds > 0 and alike:
                 ratios.setdefault(name, []).append(min(5.0, max(0.2, float(real) / seconds)))
     return {name: statistics.median(values) for name, values in ratios.items()}

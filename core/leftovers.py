@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.batch_predictions import archive_key
+from core.checkpoints import keeps_checkpoints
 from core.config import Settings
 from core.database import Database
 from core.leases import BATCH_LIFE, EXPORT_LIFE, LABEL_CHECK_LIFE, WEIGHTS_LIFE, Life
@@ -51,6 +52,7 @@ def left_folders(database: Database, settings: Settings) -> Iterator[LeftFolder]
                 known = session.scalar(select(table.id).where(table.id == path.name)) is not None
             if not known:
                 yield from _left(area, path, [path])
+    yield from _spent_checkpoints(database, settings)
     for area, life in _areas_of_work():
         for path in _folders(settings.folder / area):
             row_id = path.name.rpartition("-")[0]  # what follows is the attempt
@@ -58,6 +60,18 @@ def left_folders(database: Database, settings: Settings) -> Iterator[LeftFolder]
                 is_open = row_id in _open(session, life, [row_id])
             if not is_open:  # a file on its way has no row yet, however long it takes: the newest one tells
                 yield from _left(area, path, [path, *path.glob("*")])
+
+
+def _spent_checkpoints(database: Database, settings: Settings) -> Iterator[LeftFolder]:
+    """Checkpoints of runs that have ended and will not be gone on from any more."""
+    for path in settings.runs_folder.glob("*/attempts/*/checkpoints"):
+        area = path.parent.relative_to(settings.folder)
+        run_id = area.parts[1]
+        with database.read() as session:
+            run = session.get(Run, run_id)
+            spent = run is not None and not keeps_checkpoints(session, run)
+        if spent:
+            yield from _left(area.as_posix(), path, [path])
 
 
 def _areas_of_work() -> tuple[tuple[str, Life], ...]:

@@ -33,7 +33,7 @@ from core.tables import (
     TrainedModel,
     utc_now,
 )
-from core.training_config import TrainingConfig
+from core.training_config import MOST_SEED, TrainingConfig
 from core.weights import start_of
 
 ENDED = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED})
@@ -143,6 +143,10 @@ def _check_fit(version: DatasetVersion, wish: NewRun) -> None:
     if not 1 <= wish.repeats <= MOST_REPEATS:
         message = f"Repeats must be 1 to {MOST_REPEATS}. Received: {wish.repeats}."
         problems.append(FieldProblem("repeats", message, wish.repeats))
+    if wish.config.seed + wish.repeats - 1 > MOST_SEED:
+        received = f"seed {wish.config.seed} and {wish.repeats} repeats"
+        message = f"Each repeat takes the next seed, and the largest is {MOST_SEED}. Received: {received}."
+        problems.append(FieldProblem("config.seed", message, wish.config.seed))
     empty = [name for name, counts in version.counts.items() if counts["train"] == 0]
     if empty:
         message = f'Nothing to learn from: class "{empty[0]}" has no training pictures in this dataset version.'

@@ -18,6 +18,7 @@ from core.errors import ConfigInvalid, FieldProblem
 
 LearningRate = Annotated[float, Field(ge=1e-7, le=10.0)]
 Size = Annotated[int, Field(ge=16, le=1024)]
+MOST_SEED = 2**31 - 1
 
 
 class PhaseKind(StrEnum):
@@ -205,7 +206,7 @@ class TrainingConfig(Part):
         "balanced", description="balanced: rare classes weigh more, n / (classes * n_class)."
     )
     label_smoothing: float = Field(0.1, ge=0.0, le=0.5, description="Share of each label spread over all classes.")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of everything random in the run.")
+    seed: int = Field(0, ge=0, le=MOST_SEED, description="Seed of everything random in the run.")
     precision: Literal["auto", "float32", "mixed"] = Field(
         "auto",
         description=(

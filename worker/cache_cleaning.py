@@ -3,6 +3,8 @@
 The folder belongs to a machine, and the sweeper is not on every one. So nobody is told what goes: one worker process of those that share a
 cache compares it with the rows, once when it starts and whenever files were removed since it last did (`core.freeing`). What was computed
 of a picture that has no row any more is removed together with the segment it is in, which holds pictures of one run.
+
+The same process removes what is left in the data folder (`core.leftovers`), which may be no web server's, once an hour.
 """
 
 import fcntl
@@ -19,6 +21,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.freeing import removals
+from core.leftovers import remove_left_folders
 from core.tables import Image
 from worker.training.segments import PICTURE, remove_strangers
 from worker.workplace import Workplace
@@ -28,6 +31,7 @@ EVERY_SECONDS = 10.0
 REST_SECONDS = 60.0  # without a removal: a large dataset is removed in hundreds of steps, and is looked for once
 LONGEST_SECONDS = 900.0  # though files are removed all the time
 YOUNG_SECONDS = 1800.0  # a copy asked for since may be of a picture that gets its row now
+TIDY_SECONDS = 3600.0
 LOCK = "cleaning.lock"  # in the cache folder; whoever holds it cleans
 _ROWS_AT_ONCE = 10_000
 _NAMES_AT_ONCE = 500
@@ -38,10 +42,12 @@ class _Stopped(Exception):
 
 
 class CacheCleaner:
-    """A thread that keeps this machine's cache free of deleted pictures, unless another process does."""
+    """A thread that keeps this machine's cache free of deleted pictures and its data folder of leftovers, unless another process does."""
 
     def __init__(self, place: Workplace) -> None:
+        self._database, self._settings = place.database, place.settings
         self._folder = place.settings.cache_folder
+        self._tidied = time.monotonic()  # a worker that starts has done it
         self._stopping = threading.Event()
         self._cleaning = CacheCleaning(place, self._keep)
         self._thread = threading.Thread(target=self._work, name="cache cleaner", daemon=True)
@@ -61,6 +67,7 @@ class CacheCleaner:
             try:
                 if self._is_ours():
                     self._cleaning.look()
+                    self._tidy()
             except _Stopped:
                 break
             except SQLAlchemyError as error:
@@ -83,6 +90,11 @@ class CacheCleaner:
                 return False
             self._lock = lock
         return True
+
+    def _tidy(self) -> None:
+        if time.monotonic() - self._tidied >= TIDY_SECONDS:
+            self._tidied = time.monotonic()
+            remove_left_folders(self._database, self._settings)
 
     def _keep(self) -> None:
         if self._stopping.is_set():

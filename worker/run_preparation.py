@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from core.checkpoints import goes_on_from
 from core.config import Settings, code_version
 from core.errors import NotFound, PicturesUnreadable, WeightsUnavailable
 from core.leases import Claim
@@ -22,7 +23,8 @@ from worker.workplace import Workplace
 
 CHUNK = 2000
 PICTURES = "pictures"  # where the pictures of a run are when the storage is not on this machine
-BIG = ("checkpoints", "model", PICTURES)
+CHECKPOINTS = "checkpoints"
+BIG = ("model", PICTURES)
 
 
 def attempts_folder(settings: Settings, run_id: str) -> Path:
@@ -63,7 +65,7 @@ def prepare_folder(
         raise PicturesUnreadable("The dataset of this run was deleted before the training began.")
     listing = Listing(place, folder, version, keep, tell)
     listing.write()
-    data = run_json(settings, held, version, run.config) | _of_attempt(settings, run, held) | _start(place, run, folder)
+    data = run_json(settings, held, version, run.config) | _of_attempt(place, run, held) | _start(place, run, folder)
     (folder / "run.json").write_text(json.dumps(data, indent=1, ensure_ascii=False), encoding="utf-8")
     return folder
 
@@ -86,9 +88,15 @@ def run_json(settings: Settings, held: Claim, version: DatasetVersion, config: d
     }
 
 
-def _of_attempt(settings: Settings, run: Run, held: Claim) -> dict[str, Any]:
+def _of_attempt(place: Workplace, run: Run, held: Claim) -> dict[str, Any]:
+    """Batch size, and the checkpoints on this machine of earlier attempts and of runs that this one goes on from, newest first."""
+    settings = place.settings
     earlier = sorted(range(1, held.attempt), reverse=True)
-    checkpoints = [attempts_folder(settings, held.id) / str(number) / "checkpoints" for number in earlier]
+    checkpoints = [attempts_folder(settings, held.id) / str(number) / CHECKPOINTS for number in earlier]
+    with place.database.read() as session:
+        repeated = goes_on_from(session, run)
+    for run_id in repeated:  # `clear_up` has left one folder of each at most
+        checkpoints += attempts_folder(settings, run_id).glob(f"*/{CHECKPOINTS}")
     return {"batch_size": run.batch_size, "checkpoints": [str(path) for path in checkpoints if path.is_dir()]}
 
 
@@ -187,12 +195,36 @@ class Listing:
         return json.dumps(line, ensure_ascii=False)
 
 
-def clear_up(settings: Settings, run_id: str) -> None:
-    """After a run's end: only small files of its last attempt stay (settings, lists, results), enough to repeat it by hand."""
+def clear_up(settings: Settings, run_id: str, *, keep_checkpoints: bool = False) -> None:
+    """After a run's end: only small files of its last attempt stay (settings, lists, results), enough to repeat it by hand.
+
+    Args:
+        keep_checkpoints: the furthest ones stay too, in the folder of the last attempt (`core.checkpoints`).
+    """
     folder = attempts_folder(settings, run_id)
     numbers = sorted((int(path.name) for path in folder.glob("*") if path.name.isdigit()), reverse=True)
-    for number in numbers[1:]:
-        shutil.rmtree(folder / str(number), ignore_errors=True)
-    for name in BIG:
-        for number in numbers[:1]:
-            shutil.rmtree(folder / str(number) / name, ignore_errors=True)
+    attempts = [folder / str(number) for number in numbers]
+    kept = keep_checkpoints and _keep_checkpoints(attempts)
+    for attempt in attempts[1:]:
+        shutil.rmtree(attempt, ignore_errors=True)
+    for attempt in attempts[:1]:
+        for name in BIG if kept else (*BIG, CHECKPOINTS):
+            shutil.rmtree(attempt / name, ignore_errors=True)
+
+
+def _keep_checkpoints(attempts: Sequence[Path]) -> bool:
+    """Bring the furthest checkpoints to the last attempt (the first of these); False when no epoch was finished.
+
+    They are those of the newest attempt that has any: it went on from what the ones before it had left whole.
+    """
+    folders = (attempt / CHECKPOINTS for attempt in attempts)
+    furthest = next((folder for folder in folders if any(folder.glob("[!.]*"))), None)
+    if furthest is None:
+        return False
+    for half in furthest.glob(".*"):  # what the full disk refused
+        shutil.rmtree(half, ignore_errors=True)
+    target = attempts[0] / CHECKPOINTS
+    if furthest != target:
+        shutil.rmtree(target, ignore_errors=True)
+        furthest.rename(target)
+    return True

@@ -1,6 +1,5 @@
 """Holds a run from claim to end: prepares its folder, starts the trainer, relays what it says, fences, cancels, drains."""
 
-import errno
 import logging
 import signal
 import time
@@ -11,7 +10,8 @@ from typing import Any
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
-from core.errors import DiskFull, Fenced, PicturesUnreadable, WeightsUnavailable
+from core.checkpoints import goes_on_from, keeps_checkpoints
+from core.errors import DiskFull, Fenced, PicturesUnreadable, WeightsUnavailable, is_full_disk
 from core.leases import RUN_LIFE, Claim, claim
 from core.logs import about
 from core.runs import (
@@ -38,7 +38,8 @@ CANCEL_SECONDS = (
     2.5  # a person sees the end within 5 s of asking, polls included; a trainer ends itself after 2 of them
 )
 LISTEN_SECONDS = 0.2
-FOR_GOOD = frozenset({"config", "data", "weights", "disk_full", "export"})  # trying again would change nothing
+FOR_GOOD = frozenset({"config", "data", "weights", "disk_full", "export"})  # trying again at once would change nothing
+EPOCHS_KEPT = "Finished epochs are kept for a week."
 
 
 class Stopped(Exception):
@@ -90,10 +91,10 @@ class Attempt:
         except Fenced as fenced:
             _log.warning("%s It is left alone.", fenced)
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if not is_full_disk(error):
                 self._fault(error)
                 raise
-            self._fail("disk_full", "The disk became full. Free some space and try again.")
+            self._fail("disk_full", "The disk became full. Free some space and try again.", EPOCHS_KEPT)
         except Exception as error:
             self._fault(error)
             raise
@@ -117,7 +118,7 @@ class Attempt:
         except WeightsUnavailable as error:
             return self._fail("weights", error.message)
         except DiskFull as error:
-            return self._fail("disk_full", error.message)
+            return self._fail("disk_full", error.message, EPOCHS_KEPT)
         except Stopped:
             if self._hold.cancelled:
                 return self._finish(lambda session: finish_cancelled(session, held))
@@ -195,11 +196,20 @@ class Attempt:
         try:
             harvest(self._place, self._hold, folder, result)
         except DiskFull as error:
-            return self._fail("disk_full", error.message)
+            return self._fail("disk_full", error.message, EPOCHS_KEPT)
         except CancelledLate:
             return self._finish(lambda session: finish_cancelled(session, self._hold.claim))
         _log.info("run %s succeeded", self._hold.claim.id)
-        return clear_up(self._place.settings, self._hold.claim.id)
+        return self._clear_up_succeeded()
+
+    def _clear_up_succeeded(self) -> None:
+        """What is too big to keep goes, and so do the checkpoints of the runs that this one was a retry of."""
+        clear_up(self._place.settings, self._hold.claim.id)
+        with self._place.database.read() as session:
+            run = session.get(Run, self._hold.claim.id)
+            repeated = [] if run is None else goes_on_from(session, run)  # None: it was deleted at once
+        for run_id in repeated:
+            clear_up(self._place.settings, run_id)
 
     def _conclude_failure(self, failure: Event, relay: Relay) -> None:
         message = str(failure.get("message"))
@@ -245,12 +255,13 @@ class Attempt:
             _log.warning("%s Its end is not ours to write.", fenced)
             return
         with self._place.database.read() as session:
-            status = session.get_one(Run, self._hold.claim.id).status
+            run = session.get_one(Run, self._hold.claim.id)
+            status, keep = run.status, keeps_checkpoints(session, run)
         _log.info("run %s: attempt %s ended, the run is %s", self._hold.claim.id, self._hold.claim.attempt, status)
         if status in {RunStatus.FAILED, RunStatus.CANCELLED}:
             if self._trainer is not None:
                 self._trainer.kill()
-            clear_up(self._place.settings, self._hold.claim.id)
+            clear_up(self._place.settings, self._hold.claim.id, keep_checkpoints=keep)
 
 
 class Orders:

@@ -13,7 +13,18 @@ from core.clusters import Clusters
 from core.database import Database, after_commit
 from core.issues import Kind, cluster_notes, find_issues
 from core.new_version import change_version
-from core.tables import Dataset, DatasetVersion, Split, TrainedModel, User, VersionImage, VersionIssue
+from core.tables import (
+    Dataset,
+    DatasetVersion,
+    Run,
+    RunStatus,
+    Split,
+    TrainedModel,
+    User,
+    VersionImage,
+    VersionIssue,
+    utc_now,
+)
 from core.version_changes import VersionChanges
 
 SPLITS = [*[Split.TRAIN] * 3, Split.VALIDATION, Split.TEST]
@@ -65,6 +76,27 @@ def version(session: Session, owner: User, *, classes: int = 2, each: int = 5, n
                 datasets.Placed(image_id, sha256, f"c{label}/{number}.png", f"class {label}", SPLITS[number % 5])
             )
     return add_version(session, dataset, datasets.VersionDraft(placed))
+
+
+def ended_run(session: Session, on: DatasetVersion, kind: str | None, retry_of: Run | None = None) -> Run:
+    """A run that has failed so a moment ago; None: one that has succeeded."""
+    run = Run(
+        owner_id=on.owner_id,
+        dataset_version_id=on.id,
+        dataset_title="Fruit",
+        name="run",
+        config={},
+        batch_size=8,
+        test_fingerprint=on.test_fingerprint,
+        code_version="0",
+        status=RunStatus.SUCCEEDED if kind is None else RunStatus.FAILED,
+        failure=None if kind is None else {"kind": kind, "message": "", "advice": ""},
+        retry_of=None if retry_of is None else retry_of.id,
+        finished_at=utc_now(),
+    )
+    session.add(run)
+    session.flush()
+    return run
 
 
 def add_version(

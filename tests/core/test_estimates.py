@@ -6,7 +6,17 @@ import pytest
 from sqlalchemy.orm import Session
 
 from core.database import Database
-from core.estimates import HEAD_STEP, MADE_WORSE_SECONDS, Counts, counts_of, estimate, left_behind, modelled, shape_key
+from core.estimates import (
+    HEAD_STEP,
+    MADE_WORSE_SECONDS,
+    Counts,
+    counts_of,
+    estimate,
+    left_behind,
+    modelled,
+    shape_key,
+    timed_key,
+)
 from core.presets import PRESETS
 from core.tables import DatasetVersion, Run, RunStatus, User
 from core.training_config import Augmentation, FrozenPhase, Optimizer, TrainingConfig, parse_config
@@ -164,11 +174,30 @@ def test_earlier_runs_of_the_same_shape_mend_the_estimate(database: Database) ->
         for factor in (1.5, 2.0, 2.5):
             finished(session, owner, version(session, owner, name=str(factor)), factor)
         mended = estimate(session, elsewhere, STANDARD, SPEEDS, threads=2)
-        assert mended.seconds == pytest.approx(2 * plain.seconds)
+        rest = sum(seconds for name, seconds in plain.by_phase.items() if name != "prepare")
+        # how long their pictures took to decode says nothing about the pictures here
+        assert mended.by_phase["prepare"] == plain.by_phase["prepare"]
+        assert mended.seconds == pytest.approx(plain.by_phase["prepare"] + 2 * rest)
         assert "3 earlier runs" in mended.basis
         assert set(mended.by_phase) == {"prepare", "phase_0", "phase_1", "export", "evaluate"}
         other_shape = STANDARD.model_copy(update={"batch_size": 64})
         assert estimate(session, here, other_shape, SPEEDS, threads=2).basis == plain.basis
+
+
+def test_how_long_this_versions_pictures_took_is_learned_from_a_run_on_it(database: Database) -> None:
+    with database.write() as session:
+        owner = person(session)
+        here = version(session, owner)
+        finished(session, owner, here, 3.0)
+        again = estimate(session, here, changed(epochs=20), SPEEDS, threads=2)
+        known = modelled(changed(epochs=20), counts_of(here), SPEEDS, threads=2, known=left_behind(STANDARD))
+        assert again.by_phase["prepare"] == pytest.approx(3 * known["prepare"])
+
+
+def test_speeds_hold_for_pictures_of_about_the_same_size() -> None:
+    small, like, large = ([size] * 6 for size in (10_000, 11_000, 4_000_000))
+    assert timed_key("shape", small) == timed_key("shape", like) != timed_key("shape", large)
+    assert timed_key("shape", small) != timed_key("another", small)
 
 
 def test_features_that_a_run_of_another_shape_left_on_this_version_are_known(database: Database) -> None:

@@ -13,8 +13,8 @@ from core.database import Database
 from core.ids import new_id
 from core.leases import BATCH_LIFE, EXPORT_LIFE, LABEL_CHECK_LIFE, WEIGHTS_LIFE, Life
 from core.storage import FolderStorage, open_storage
-from core.tables import BatchPrediction, BatchStatus, Export, LabelCheck, TrainedModel, Weights, WeightsStatus
-from tests.core.rows import person, version
+from core.tables import BatchPrediction, BatchStatus, Export, LabelCheck, Run, TrainedModel, Weights, WeightsStatus
+from tests.core.rows import ended_run, person, version
 
 pytestmark = pytest.mark.both_databases
 AREAS = {
@@ -111,3 +111,38 @@ def test_stored_files_stay_while_a_row_needs_them(database: Database, settings: 
     end(database, WEIGHTS_LIFE, weights)
     assert there() == set()
     assert storage.has(young)
+
+
+def test_checkpoints_stay_while_a_retry_may_go_on_from_them_and_go_when_it_has_succeeded(
+    database: Database, settings: Settings
+) -> None:
+    with database.write() as session:
+        on = version(session, person(session))
+        runs = [ended_run(session, on, kind) for kind in ("disk_full", "crash", "crash")]
+    kept, spent, young = (
+        old(settings.runs_folder / run.id / "attempts" / "2" / "checkpoints", young=run is runs[2]) for run in runs
+    )
+    os.utime(young)
+    leftovers.remove_left_folders(database, settings)
+    assert (kept.exists(), spent.exists(), young.exists()) == (True, False, True)
+    assert spent.parent.exists(), "what it takes to repeat the run by hand"
+    with database.write() as session:
+        ended_run(session, on, None, runs[0])
+    (left,) = [one for one in leftovers.left_folders(database, settings) if one.path == kept]
+    assert left.key == f"runs/{runs[0].id}/attempts/2/checkpoints"
+    leftovers.remove_left_folders(database, settings)
+    assert not kept.exists()
+
+
+def test_kept_checkpoints_go_with_their_run(database: Database, settings: Settings) -> None:
+    with database.write() as session:
+        run = ended_run(session, version(session, person(session)), "disk_full")
+    folder = settings.runs_folder / run.id
+    kept = old(folder / "attempts" / "1" / "checkpoints")
+    os.utime(folder, (1, 1))
+    leftovers.remove_left_folders(database, settings)
+    assert kept.exists()
+    with database.write() as session:
+        session.delete(session.get_one(Run, run.id))
+    leftovers.remove_left_folders(database, settings)
+    assert not folder.exists()

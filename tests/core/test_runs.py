@@ -54,6 +54,15 @@ def test_queueing_rings_the_train_queue_only_after_the_commit(database: Database
     assert queue.rung == ["train"]
 
 
+def test_the_last_repeat_needs_a_seed_too(database: Database) -> None:
+    with database.write() as session:
+        on = version(session, person(session))
+        wish = runs.NewRun(parse_config({**TINY, "seed": 2**31 - 2}), repeats=3)
+        with pytest.raises(InputInvalid, match="seed 2147483646 and 3 repeats"):
+            runs.create_runs(session, None, on, wish)
+        assert len(runs.create_runs(session, None, on, replace(wish, repeats=2))) == 2
+
+
 def test_repeats_make_a_group_with_rising_seeds(database: Database) -> None:
     with database.write() as session:
         wish = runs.NewRun(parse_config({**TINY, "seed": 7}), repeats=3)

@@ -114,6 +114,8 @@ def main() -> None:
             sys.stderr.write(value + "\n")
         elif name == "noise":
             sys.stdout.write("this is not JSON\n")
+        elif name == "checkpoint":
+            (folder / "checkpoints" / value).mkdir(parents=True)
         elif name == "succeed":
             succeed(folder)
         else:

@@ -160,6 +160,22 @@ def test_one_process_cleans_a_cache_the_next_takes_over_and_no_fault_ends_it(
     assert (place.settings.cache_folder / LOCK).exists()
 
 
+def test_leftovers_of_a_data_folder_without_a_web_server_are_removed_every_hour(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_cleaning, "EVERY_SECONDS", 0.01)
+    left = place.settings.runs_folder / "gone"
+    left.mkdir(parents=True)
+    os.utime(left, (1, 1))
+    cleaner = CacheCleaner(place)
+    cleaner.start()
+    time.sleep(0.2)
+    assert left.exists(), "the worker has just started, and looked"
+    monkeypatch.setattr(cache_cleaning, "TIDY_SECONDS", 0.1)
+    until(lambda: not left.exists())
+    cleaner.stop()
+
+
 def test_old_copies_of_deleted_pictures_go_and_those_of_others_stay(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,25 +1,30 @@
 """The supervisor against a trainer that speaks the protocol and does what each test asks of it."""
 
-import errno
 import json
 import os
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import select, update
 
 from core.accounts import local_user
 from core.config import Settings
+from core.errors import FULL_DISK, DiskFull
 from core.leases import RUN_LIFE, claim, expire, expired
 from core.logs import JsonLines
 from core.models import delete_model, find_model
+from core.queue import Queue
+from core.runs import retry_run
 from core.storage import FolderStorage
 from core.tables import Export, LogLine, Metric, Prediction, Run, RunStatus, TrainedModel
-from tests.core.rows import tiny_model
+from core.training_config import parse_config
+from tests.core.rows import RememberingQueue, tiny_model
 from tests.worker.tiny_dataset import blob_paths, queue_run
 from worker import memory_kills, trainer_process
 from worker import supervisor as supervisor_module
@@ -371,6 +376,105 @@ def test_a_later_attempt_gets_the_checkpoints_of_earlier_ones(place: Workplace, 
     assert told["checkpoints"] == [str(checkpoints)]
 
 
+def kept_checkpoints(place: Workplace, run_id: str) -> list[str]:
+    """Paths below the run's folder of attempts."""
+    folder = attempts_folder(place.settings, run_id)
+    return sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/checkpoints/*"))
+
+
+def retried(place: Workplace, run: Run, **changes: Any) -> Run:
+    """A retry of this run, after the supervisor has worked; `changes` to its settings."""
+    with place.database.write() as session:
+        config = parse_config(run.config).model_copy(update=changes)
+        again = retry_run(session, cast("Queue", RememberingQueue()), session.get_one(Run, run.id), config)
+    Supervisor(place).task()
+    return run_of(place, again.id)
+
+
+def told_checkpoints(place: Workplace, run: Run) -> list[str]:
+    """What `run.json` says to the trainer."""
+    path = attempts_folder(place.settings, run.id) / str(run.attempt) / "run.json"
+    told: list[str] = json.loads(path.read_text())["checkpoints"]
+    return told
+
+
+@pytest.mark.parametrize("kind", ["config", "data", "weights", "export", "out_of_memory", "crash", "disk_full"])
+def test_only_a_full_disk_leaves_the_checkpoints_of_a_failed_run(
+    place: Workplace, play: Play, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    run = play(f"checkpoint=00-000001-epoch,checkpoint=.half.part,fail={kind},exit=5")
+    assert run.failure is not None
+    assert (run.status, run.failure["kind"]) == (RunStatus.FAILED, kind)
+    kept = ["1/checkpoints/00-000001-epoch"] if kind == "disk_full" else []
+    assert kept_checkpoints(place, run.id) == kept
+    monkeypatch.setenv("FAKE_TRAINER", "succeed,exit=0")
+    assert told_checkpoints(place, retried(place, run)) == [
+        str(attempts_folder(place.settings, run.id) / path.rpartition("/")[0]) for path in kept
+    ]
+
+
+def test_of_several_attempts_the_furthest_checkpoints_are_kept(
+    place: Workplace, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drain_attempt(place, 1)
+    run = play("checkpoint=00-000001-epoch,wait=drain,exit=4")
+    place.drain.clear()
+    drain_attempt(place, 2)
+    monkeypatch.setenv("FAKE_TRAINER", "checkpoint=00-000002-epoch,wait=drain,exit=4")
+    Supervisor(place).task()
+    place.drain.clear()
+    monkeypatch.setenv("FAKE_TRAINER", "checkpoint=.half.part,fail=disk_full,exit=5")
+    Supervisor(place).task()
+    assert run_of(place, run.id).attempt == 3
+    assert kept_checkpoints(place, run.id) == ["3/checkpoints/00-000002-epoch"]
+    assert [path.name for path in attempts_folder(place.settings, run.id).iterdir()] == ["3"]
+
+
+def test_a_full_disk_before_the_first_epoch_leaves_nothing_big(place: Workplace, play: Play) -> None:
+    run = play("checkpoint=.half.part,fail=disk_full,exit=5")
+    left = {path.name for path in (attempts_folder(place.settings, run.id) / "1").iterdir()}
+    assert left == {"run.json", "images.jsonl"}
+
+
+def test_a_trained_model_that_the_disk_has_no_room_for_leaves_its_checkpoints(
+    place: Workplace, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise DiskFull("The disk is full.")
+
+    monkeypatch.setattr(supervisor_module, "harvest", full)
+    run = play("checkpoint=00-000002-over,succeed,exit=0")
+    assert run.failure == {
+        "kind": "disk_full",
+        "message": "The disk is full.",
+        "advice": "Finished epochs are kept for a week.",
+    }
+    assert kept_checkpoints(place, run.id) == ["1/checkpoints/00-000002-over"]
+    assert not (attempts_folder(place.settings, run.id) / "1" / "model").exists()
+
+
+def test_a_retry_that_has_succeeded_removes_the_checkpoints_of_the_whole_line(
+    place: Workplace, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = play("checkpoint=00-000001-epoch,fail=disk_full,exit=5")
+    monkeypatch.setenv("FAKE_TRAINER", "fail=disk_full,exit=5")
+    second = retried(place, first)
+    monkeypatch.setenv("FAKE_TRAINER", "checkpoint=00-000002-epoch,fail=disk_full,exit=5")
+    third = retried(place, second)
+    folders = [attempts_folder(place.settings, one.id) / "1" / "checkpoints" for one in (third, first)]
+    assert all(folder.is_dir() for folder in folders)
+    monkeypatch.setenv("FAKE_TRAINER", "succeed,exit=0")
+    last = retried(place, third)
+    assert (last.status, told_checkpoints(place, last)) == (RunStatus.SUCCEEDED, [str(folder) for folder in folders])
+    assert not any(folder.exists() for folder in folders)
+
+
+def test_a_retry_on_a_machine_without_the_folder_begins_anew(place: Workplace, play: Play) -> None:
+    run = play("checkpoint=00-000001-epoch,fail=disk_full,exit=5")
+    shutil.rmtree(attempts_folder(place.settings, run.id))
+    assert told_checkpoints(place, retried(place, run)) == []
+
+
 def test_a_database_that_is_locked_for_a_moment_is_waited_for(place: Workplace, play: Play) -> None:
     def lock() -> None:
         with place.database.write():
@@ -380,9 +484,12 @@ def test_a_database_that_is_locked_for_a_moment_is_waited_for(place: Workplace, 
     assert play("epochs=3,succeed,exit=0").status == RunStatus.SUCCEEDED
 
 
-def test_a_disk_that_becomes_full_is_a_sentence(place: Workplace, play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", sorted(FULL_DISK))
+def test_a_disk_that_becomes_full_is_a_sentence(
+    place: Workplace, play: Play, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     def put(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(place.storage, "put", put)
     monkeypatch.setattr(

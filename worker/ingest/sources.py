@@ -3,7 +3,6 @@
 The numbers (ordinals) are the same on every attempt, so that a killed ingest goes on where its receipt ends.
 """
 
-import errno
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from core.errors import ArchiveRefused, DiskFull, UploadRejected
+from core.errors import ArchiveRefused, DiskFull, UploadRejected, is_full_disk
 from core.storage import need_disk
 from worker.ingest.archive import Archive, open_archive
 from worker.ingest.checkers import Job
@@ -229,7 +228,7 @@ def _spooled(chunks: Iterator[bytes], target: Path, most: int) -> tuple[str, int
                 digest.update(chunk)
                 out.write(chunk)
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if is_full_disk(error):
             raise DiskFull(
                 "The disk is full: there is no room to unpack the pictures. Free some space and try again."
             ) from error

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from core.errors import NotFound, ThawError
 from core.storage import Storage
-from worker.training.gpu_memory import take_as_needed
+from worker.training.gpus import set_up_gpus
 from worker.training.pictures import Pixels
 
 _log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class NoHeatmap(ThawError):
 
 def warm_up() -> None:
     """Have TensorFlow set itself up now, not with the first question."""
-    take_as_needed()
+    set_up_gpus()
     tf.constant(0.0).numpy()
 
 

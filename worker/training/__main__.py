@@ -1,7 +1,6 @@
 """`python -m worker.training RUN_FOLDER`: one run from one folder, no database, no queue."""
 
 import argparse
-import errno
 import os
 import shutil
 import signal
@@ -12,7 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from core.errors import ConfigInvalid, DiskFull, InputInvalid, PicturesUnreadable, ThawError, WeightsUnavailable
+from core.errors import (
+    FULL_DISK,
+    ConfigInvalid,
+    DiskFull,
+    InputInvalid,
+    PicturesUnreadable,
+    ThawError,
+    WeightsUnavailable,
+    is_full_disk,
+)
 from worker.training.data import DecodedPictures
 from worker.training.events import Speaker, take_standard_output
 from worker.training.orders import CANCELLED, DRAINED, Cancelled, Drained, Orders, listen
@@ -26,7 +34,7 @@ _ADVICE = {
     "config": "Change the setting that the message names and start the run again.",
     "data": "Remove or replace the picture that the message names, make a new dataset version, and start the run again.",
     "weights": "Choose EfficientNet-Lite0, whose weights come with Thaw, or put the weights file where the message says.",
-    "disk_full": "Free disk space (old runs, caches) and start the run again; finished epochs are kept.",
+    "disk_full": "Free disk space (old runs, caches) and try again; finished epochs are kept for a week.",
     "export": "Nothing was given out. Start the run again; if it happens twice, please report it with the run's log.",
     "crash": "Start the run again; if it happens twice, please report it with the run's log.",
 }
@@ -37,8 +45,8 @@ def failure_of(error: BaseException) -> tuple[str, str]:
     # Known by name: TensorFlow is perhaps not imported, and the export's own error lives beside it.
     name = type(error).__name__
     text = str(error)
-    full = isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
-    if full or (name == "ResourceExhaustedError" and "No space left" in text):
+    refused = name == "ResourceExhaustedError" and any(os.strerror(number) in text for number in FULL_DISK)
+    if isinstance(error, DiskFull) or is_full_disk(error) or refused:
         return "disk_full", text if isinstance(error, DiskFull) else "The disk is full."
     if isinstance(error, MemoryError) or name == "ResourceExhaustedError":
         return "out_of_memory", "The training needed more memory than there is."

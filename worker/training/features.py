@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from core.training_config import Augmentation
 from worker.training.data import DecodedPictures, preprocessing
+from worker.training.graph import weight_names
 from worker.training.layers import AugmentationLayer
 from worker.training.prefetch import prefetched
 from worker.training.run_folder import RunFolder
@@ -103,9 +104,12 @@ def end_of(frozen: keras.Model) -> str:
 def weights_hash(model: keras.Model) -> str:
     """SHA-256 (hex) over every weight of a model, in order."""
     digest = hashlib.sha256()
-    for weight in model.weights:
-        digest.update(f"{weight.path}{tuple(weight.shape)}".encode())
-        digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
+    for layer in model.layers:
+        for name, weight in zip(weight_names(layer), layer.weights, strict=True):
+            # Keras' path, but where its last part is a number that other networks of this process moved
+            path = weight.path if weight.name == name else f"{layer.name}/{name}"
+            digest.update(f"{path}{tuple(weight.shape)}".encode())
+            digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
     return digest.hexdigest()
 
 

@@ -83,16 +83,16 @@ def _thinned(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels[::step, ::step] if step > 1 else pixels
 
 
-def picture_seeds(seed: int, turn: int, positions: NDArray[np.int64]) -> NDArray[np.int32]:
+def picture_seeds(seed: int, turn: int | NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.int32]:
     """Seeds int32 [n, 2] for AugmentationLayer: one per picture, the same whatever batch it comes in.
 
     Args:
         seed: of the run.
-        turn: number of the epoch or the view.
+        turn: number of the epoch or the view, one for all or int64 [n].
         positions: int [n], the pictures' places in the run's list.
     """
-    mixed = (seed * 1_000_003 + turn * 7_919) % (2**31 - 1)
-    return np.stack([np.full(len(positions), mixed), positions], axis=1).astype(np.int32)
+    mixed = (seed * 1_000_003 + np.broadcast_to(turn, len(positions)) * 7_919) % (2**31 - 1)
+    return np.stack([mixed, positions], axis=1).astype(np.int32)
 
 
 class AugmentationLayer(keras.layers.Layer):

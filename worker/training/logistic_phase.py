@@ -34,6 +34,11 @@ def run_logistic(work: Workplace, phase: FrozenPhase, index: int, setup: Setup, 
     if unused:
         work.speaker.log(not_used_by_logistic_regression(unused))
     train, labels, groups = _all_views(work, setup)
+    if not np.isfinite(train).all():
+        raise ConfigInvalid(
+            "The features that the backbone gives for some pictures are no numbers: its weights are damaged or not those of this network. "
+            f"Received: weights {config.weights!r}; choose others."
+        )
     scaler = fit_scaler(train)
     weights = class_weights(work.labels("train"), n_classes, config.class_weights)[labels]
     problem = Problem(scaler(train), smoothed(labels, n_classes, config.label_smoothing), weights)

@@ -11,7 +11,7 @@ import sklearn
 import tensorflow as tf
 
 from worker.training.features import processor_class
-from worker.training.gpu_memory import take_as_needed
+from worker.training.gpus import set_up_gpus
 
 
 def versions() -> dict[str, str]:
@@ -62,4 +62,4 @@ def prepare_tensorflow(threads: int) -> None:
     """Set what must be set before TensorFlow's first operation."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
-    take_as_needed()
+    set_up_gpus()

@@ -22,6 +22,7 @@ Phase = FrozenPhase | FineTunePhase
 Save = Callable[[dict[str, Arrays], tuple[str, ...]], None]
 
 _SMALL_RECORD = 64 * 1024  # bytes: below it, one call of the graph takes many steps
+_SMALL_NETWORK = 1_000_000  # parameters: above it, a step through the whole network is no trifle
 _CALL_BYTES = 16 * 2**20  # gathered for one such call
 _CALL_STEPS = 64
 _JUDGED = 64  # pictures of 224 x 224 pixels judged at once, more of them where stored features are small
@@ -35,44 +36,65 @@ def better(metrics: dict[str, float], than: dict[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
+class Places:
+    """What one call of the graph takes.
+
+    Attributes:
+        which: int64 [k, b], index into train, by step.
+        rounds: int64 [k, b], how often the epoch has gone through all pictures before.
+    """
+
+    which: np.ndarray
+    rounds: np.ndarray
+
+
+@dataclass(frozen=True)
 class EpochPlan:
     """One epoch's order: which pictures in which step.
 
     Attributes:
-        places: int64, index into train, batch after batch.
+        n_train: pictures that there are.
+        pictures: that the epoch takes; more than there are go through them again, shuffled anew.
         batch_size: of every step but perhaps the last.
+        key: decides the order.
     """
 
-    places: np.ndarray
+    n_train: int
+    pictures: int
     batch_size: int
+    key: tuple[int, ...]
 
     @property
     def steps(self) -> int:
         """Steps of the epoch."""
-        return math.ceil(len(self.places) / self.batch_size)
+        return math.ceil(self.pictures / self.batch_size)
 
-    def calls(self, steps_per_call: int) -> Iterator[np.ndarray]:
-        """The epoch in calls: places [k, b] each, the last smaller batch by itself."""
-        whole = len(self.places) // self.batch_size * self.batch_size
-        batches = self.places[:whole].reshape(-1, self.batch_size)
-        for first in range(0, len(batches), steps_per_call):
-            yield batches[first : first + steps_per_call]
-        if whole < len(self.places):
-            yield self.places[np.newaxis, whole:]
+    def calls(self, steps_per_call: int) -> Iterator[Places]:
+        """The epoch in calls of so many steps, the last smaller batch by itself; drawn as they are asked for."""
+        random = np.random.default_rng(self.key)
+        order = rounds = np.empty(0, np.int64)
+        begun, left = 0, self.pictures
+        while left:
+            taken = min(left, steps_per_call * self.batch_size)
+            while len(order) < taken:
+                order = np.concatenate([order, random.permutation(self.n_train)])
+                rounds = np.concatenate([rounds, np.full(self.n_train, begun)])
+                begun += 1
+            whole = taken // self.batch_size * self.batch_size
+            for part in (slice(0, whole), slice(whole, taken)):
+                if part.start < part.stop:
+                    width = min(self.batch_size, part.stop - part.start)
+                    yield Places(order[part].reshape(-1, width), rounds[part].reshape(-1, width))
+            order, rounds, left = order[taken:], rounds[taken:], left - taken
 
 
 def plan_epoch(n_train: int, batch_size: int, steps: int | None, key: list[int]) -> EpochPlan:
     """Shuffle as `key` (seed, phase, epoch) decides: the same after a resume.
 
     Args:
-        steps: of the config; None takes every picture once. More steps than that go through the pictures again, shuffled anew.
+        steps: of the config; None takes every picture once.
     """
-    random = np.random.default_rng(key)
-    if steps is None:
-        return EpochPlan(random.permutation(n_train), batch_size)
-    wanted = steps * batch_size
-    rounds = [random.permutation(n_train) for _ in range(math.ceil(wanted / n_train))]
-    return EpochPlan(np.concatenate(rounds)[:wanted], batch_size)
+    return EpochPlan(n_train, n_train if steps is None else steps * batch_size, batch_size, tuple(key))
 
 
 def class_weights(labels: np.ndarray, n_classes: int, kind: str) -> np.ndarray:
@@ -101,7 +123,9 @@ class PhaseRun:
         self._labels = work.labels("train")
         self._weights = class_weights(self._labels, work.n_classes, work.config.class_weights)
         self._batch_size = work.folder.batch_size
-        self._small = setup.train.record_bytes <= _SMALL_RECORD and setup.augment is None
+        # what the pictures are small for is many steps in one call, between which nobody is asked whether to stop
+        quick = setup.train_features is not None or work.network.backbone.count_params() <= _SMALL_NETWORK
+        self._small = setup.train.record_bytes <= _SMALL_RECORD and setup.augment is None and quick
         self.learner = Learner(
             setup.logits,
             setup.augment,
@@ -149,6 +173,7 @@ class PhaseRun:
         train = self._train(progress)
         trained = time.monotonic()
         validation = self.learner.with_average(lambda: judge(self.learner, self._work, self._setup.validation))
+        self._refuse_what_is_no_number(validation, "validation")
         seconds = time.monotonic() - started
         improved = account(state, self._phase, self._index, train.metrics, validation.metrics, seconds)
         if improved:
@@ -165,7 +190,7 @@ class PhaseRun:
     def _train(self, progress: Progress) -> Sums:
         turn = self._state.phase_epoch
         plan = self._plan(turn)
-        done = (turn - self._first_epoch) * len(plan.places)
+        done = (turn - self._first_epoch) * plan.pictures
         sums, step = Sums(), 0
         size = self._batch_size * self._setup.train.record_bytes
         per_call = max(1, min(_CALL_STEPS, _CALL_BYTES // size)) if self._small else 1
@@ -176,28 +201,33 @@ class PhaseRun:
             if done + sums.pictures == batches.pictures:  # the first call of the phase traced its graph
                 progress.begin_here(batches.pictures)
             progress.at(step, done + sums.pictures, self._state.epoch + 1, self._phase.epochs - turn)
-        if not math.isfinite(sums.loss):
-            raise ConfigInvalid(
-                f"The training loss is no longer a number in epoch {self._state.epoch + 1}: the steps are too large. "
-                f"Received: learning rate {self._phase.optimizer.learning_rate}; try a tenth of it."
-            )
+        self._refuse_what_is_no_number(sums, "training")
         return sums
 
-    def _gathered(self, places: np.ndarray, turn: int) -> Batches:
-        flat = places.reshape(-1)
+    def _refuse_what_is_no_number(self, sums: Sums, of: str) -> None:
+        """Before it is booked or saved: from such weights nothing can be gone on, and JSON has no word for it."""
+        if not math.isfinite(sums.loss):
+            raise ConfigInvalid(
+                f"The {of} loss is no longer a number in epoch {self._state.epoch + 1}: the steps are too large. "
+                f"Received: learning rate {self._phase.optimizer.learning_rate}; try a tenth of it."
+            )
+
+    def _gathered(self, places: Places, turn: int) -> Batches:
+        which = places.which
+        flat = which.reshape(-1)
         x = self._setup.train.fetch(flat, turn)
-        labels = self._labels[places]
+        labels = self._labels[which]
         return Batches(
-            x.reshape(*places.shape, *x.shape[1:]),
+            x.reshape(*which.shape, *x.shape[1:]),
             labels,
             self._weights[labels],
-            self._seeds(flat, turn).reshape(*places.shape, 2),
+            self._seeds(flat, places.rounds.reshape(-1), turn).reshape(*which.shape, 2),
         )
 
-    def _seeds(self, places: np.ndarray, turn: int) -> np.ndarray:
-        """Augmentation seeds: anew every epoch when live, `views` that come round again when cached."""
-        views = self._phase.views
-        turns = turn if self._phase.features == "live" else turn % views
+    def _seeds(self, places: np.ndarray, rounds: np.ndarray, turn: int) -> np.ndarray:
+        """Augmentation seeds: anew every epoch, and every time in it, when live; `views` that come round again when cached."""
+        phase = self._phase
+        turns = turn + rounds * phase.epochs if phase.features == "live" else np.full(len(places), turn % phase.views)
         return picture_seeds(self._work.config.seed, self._index * 100_003 + turns, places)
 
     def _progress(self) -> Progress:
@@ -205,7 +235,7 @@ class PhaseRun:
         plan = self._plan(0)
         place = Place(phase.kind, self._index, None, self._work.config.epochs_total)
         left = phase.epochs - state.phase_epoch
-        return Progress(self._work.speaker, place, plan.steps, left * len(plan.places))
+        return Progress(self._work.speaker, place, plan.steps, left * plan.pictures)
 
 
 def judge(learner: Learner, work: Workplace, material: Material) -> Sums:

@@ -7,7 +7,6 @@ the folder outgrows its limit; whoever has one mapped keeps it, for the file liv
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.errors import DiskFull
+from core.errors import DiskFull, is_full_disk
 
 KEY_BYTES = 32
 PICTURE = slice(16, 32)  # this half of every key is that of the picture's SHA-256, whatever is kept of it
@@ -149,7 +148,7 @@ class NewSegment(Segment):
             _reserve(self._descriptor, size)
         except OSError as error:
             self.abandon()
-            if error.errno == errno.ENOSPC:
+            if is_full_disk(error):
                 raise _disk_full(size) from error
             raise
         super().__init__(keys, np.memmap(self._part, store.dtype, "r+", shape=(len(keys), *store.shape)))
@@ -272,7 +271,7 @@ def _remove(keys_path: Path) -> None:
 
 
 def _reserve(descriptor: int, size: int) -> None:
-    """Take `size` bytes of disk for a file. Raises OSError (ENOSPC) when they are not there."""
+    """Take `size` bytes of disk for a file. Raises OSError (`is_full_disk`) when they are not there."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
         return

@@ -29,10 +29,15 @@ MOST_RATIO = 1000  # declared bytes for each byte of the file
 _SMALL = 64 * 1024 * 1024  # below it a compressed array may declare what it likes
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
 _NUMBER = re.compile(r"(\d+)")
+# h5py gives bytes that are no UTF-8 as lone surrogates, which no answer can carry; PostgreSQL has no NUL
+_NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
 
 
 class WeightsRefused(Exception):
-    """The file is not what may be read; `str(error)` is the sentence for the person."""
+    """The file is not what may be read; `str(error)` is the sentence for the person, whatever names of the file are in it."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(_text(sentence))
 
 
 @dataclass
@@ -44,12 +49,15 @@ class Group:
         kind: the layer's class as Keras 3 files call it ("conv2d"), else "".
         arrays: variable name, or its number as text -> array, in the file's order.
         ordered: False where the file tells no order of layers and arrays: nothing may be concluded from it.
+        place: the model in the file whose layer it is, else "". Keras 3 numbers the layers of one model and one class in the model's
+            order; between models and classes its files tell none.
     """
 
     layer: str
     kind: str
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
     ordered: bool = True
+    place: str = ""
 
 
 def read_groups(path: Path, *, most_bytes: int, aside: Path) -> list[Group]:
@@ -141,7 +149,9 @@ def _from_safetensors(path: Path, most_bytes: int) -> list[Group]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             for key in file.keys():  # noqa: SIM118 - not a dictionary
-                layer, name = _layer_and_name(key)
+                if key.startswith("optimizer"):  # as in HDF5: its momenta are called like the weights
+                    continue
+                layer, name = _layer_and_name(_text(key))
                 group = groups.setdefault(layer, Group(layer, "", ordered=False))
                 group.arrays[name] = _floats(file.get_tensor(key), key)
     except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:
@@ -251,10 +261,10 @@ def _vars_of(group: h5py.Group) -> Iterator[h5py.Group]:
 
 
 def _new_group(at: h5py.Group) -> Group:
-    owner = (at.name or "").split("/")[-2]
+    *place, owner, _ = (at.name or "").split("/")
     told = at.attrs.get("name", b"")
     arrays = {name: _read(at[name]) for name in sorted(at, key=_natural) if isinstance(at[name], h5py.Dataset)}
-    return Group(_text(told), re.sub(r"_\d+$", "", owner), arrays)
+    return Group(_text(told), re.sub(r"_\d+$", "", owner), arrays, place="/".join(place))
 
 
 def _natural(text: str) -> list[Any]:
@@ -263,7 +273,9 @@ def _natural(text: str) -> list[Any]:
 
 
 def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    """A name as text that can be stored and sent."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return _NO_TEXT.sub("\ufffd", text)
 
 
 def _old_layout(file: h5py.Group) -> list[Group]:

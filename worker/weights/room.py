@@ -1,10 +1,9 @@
 """A full disk is told as such, by whichever process meets it, and never taken for a damaged file."""
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from core.errors import DiskFull
+from core.errors import DiskFull, is_full_disk
 
 
 def full_disk_sentence(full: DiskFull) -> str:
@@ -22,6 +21,6 @@ def disk_told() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        if not is_full_disk(error):
             raise
         raise DiskFull("The disk became full while this file was checked. Free some space and try again.") from error

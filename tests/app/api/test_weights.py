@@ -18,7 +18,7 @@ from core.tables import Run, RunStatus, TrainedModel, Weights, WeightsStatus
 from core.training_config import parse_config
 from core.weights import Start, start_of
 from tests.app.people import Belongings, Caller, belongings
-from tests.worker.weights.test_arrays import keras_3_file
+from tests.worker.weights.test_arrays import NO_TEXT, keras_3_file
 from worker.weights import check
 from worker.weights.check import check_next
 from worker.workplace import Workplace
@@ -89,6 +89,24 @@ def test_what_a_file_lacks_and_what_it_has_too_much_is_named_and_counted(
     page = ada.client.get("/weights").text
     assert found["error"].split(":")[0] in page
     assert "It has 205 arrays that are not part of the backbone." in page
+
+
+@pytest.mark.parametrize("what", NO_TEXT)
+def test_names_in_a_file_that_are_no_text_do_not_break_the_list(
+    house: House, ada: Caller, tmp_path: Path, what: str
+) -> None:
+    make, told = NO_TEXT[what]
+    make(tmp_path / "hostile")
+    sent = _send(ada, (tmp_path / "hostile").read_bytes()).json()
+    _check_all(house)
+    answer = ada.client.get(URL)
+    assert answer.status_code == 200, answer.text
+    (found,) = answer.json()["items"]
+    assert found["id"] == sent["id"]
+    assert found["status"] in {"ready", "rejected"}
+    assert told in " ".join([found["error"] or "", *found["unexpected"]])
+    assert ada.client.get(f"{URL}/{sent['id']}").status_code == 200
+    assert ada.client.get("/weights").status_code == 200
 
 
 def test_a_file_that_is_no_weights_is_rejected_with_its_reason(house: House, ada: Caller) -> None:

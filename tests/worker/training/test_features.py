@@ -73,6 +73,25 @@ def test_features_of_another_pooling_are_not_found(tmp_path: Path, pooling: str)
     assert other.shape != stored.shape or np.abs(other - stored).max() > 0.01
 
 
+def test_features_are_found_whatever_networks_the_process_built_before() -> None:
+    """Keras numbers a layer scale, which has no name, through the process."""
+
+    class Scale(keras.layers.Layer):
+        def build(self, shape: Any) -> None:
+            self.gamma = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+        def call(self, x: Any) -> Any:
+            return x * self.gamma
+
+    def hashed() -> str:
+        pictures = keras.Input((4, 4, 3))
+        return weights_hash(keras.Model(pictures, Scale(name="scale")(pictures)))
+
+    first = hashed()
+    keras.Variable(0.0)  # moves the numbers on
+    assert hashed() == first
+
+
 def _ends(opened: Opened) -> list[keras.Model]:
     """Parts with the same weights that end before and after a layer without any, as VGG16 has it: each plain and pooled."""
     pictures = keras.Input((16, 16, 3))

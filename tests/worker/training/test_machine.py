@@ -10,6 +10,19 @@ from worker.training import features, machine, precision
 CARDS = [SimpleNamespace(name=f"GPU:{number}") for number in range(2)]
 
 
+def test_float32_is_float32_on_a_card_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32, which TensorFlow allows itself, keeps ten bits: the check of the export would find another network."""
+    monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", lambda _: None)
+    monkeypatch.setattr(tf.config.threading, "set_inter_op_parallelism_threads", lambda _: None)
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    try:
+        tf.config.experimental.enable_tensor_float_32_execution(True)
+        machine.prepare_tensorflow(2)
+        assert not tf.config.experimental.tensor_float_32_execution_enabled()
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
 @pytest.fixture
 def two_cards(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
     """Two GPUs as TensorFlow would list them; name -> compute capability."""

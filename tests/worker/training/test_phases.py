@@ -13,13 +13,13 @@ import pytest
 from core.errors import ConfigInvalid
 from tests.worker.training.run_folders import make_run_folder, read_images, write_images
 from tests.worker.training.workplaces import Opened, open_run
-from worker.training import features, logistic_phase, materials
+from worker.training import features, logistic_phase, materials, phases
 from worker.training.evaluate import ask
 from worker.training.learner import Learner
 from worker.training.ledger import every_variable
 from worker.training.materials import make_setup, plain_pooled
 from worker.training.orders import Cancelled
-from worker.training.phases import class_weights, plan_epoch
+from worker.training.phases import EpochPlan, class_weights, plan_epoch
 
 ROOT = Path(__file__).resolve().parents[3]
 FAST = {"name": "adam", "learning_rate": 0.01}
@@ -275,6 +275,61 @@ def test_a_diverging_loss_is_a_sentence_about_the_learning_rate(tmp_path: Path) 
         opened.run_phases()
 
 
+def test_a_validation_loss_that_is_no_number_is_that_sentence_and_nothing_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of training is summed before each step: what the epoch's last step breaks shows in validation first."""
+    opened = open_run(make_run_folder(tmp_path / "run", {"phases": [FROZEN]}))
+    dense = opened.work.network.head.get_layer("head_dense")
+    real = Learner.train
+
+    def broken_after(learner: Learner, *arguments: Any) -> Any:
+        sums = real(learner, *arguments)
+        dense.kernel.assign(np.full(dense.kernel.shape, np.inf))
+        return sums
+
+    monkeypatch.setattr(Learner, "train", broken_after)
+    monkeypatch.setattr(phases, "_CALL_STEPS", 1000)  # all steps of an epoch in one call
+    with pytest.raises(ConfigInvalid, match=r"validation loss is no longer a number in epoch 1.*learning rate 0\.01"):
+        opened.run_phases()
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+    assert not any(event["event"] == "epoch" for event in opened.events)
+
+
+def test_features_that_are_no_numbers_are_a_sentence_about_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_run(make_run_folder(tmp_path / "run", {"phases": [{**FROZEN, "optimizer": {"name": "lbfgs"}}]}))
+    real = logistic_phase._all_views
+
+    def damaged(*arguments: Any) -> Any:
+        features, *rest = real(*arguments)
+        features[3, 0] = np.nan  # as the square root of a negative variance gives
+        return features, *rest
+
+    monkeypatch.setattr(logistic_phase, "_all_views", damaged)
+    with pytest.raises(ConfigInvalid, match=r"features .* are no numbers"):
+        opened.run_phases()
+
+
+@pytest.mark.parametrize(("small", "many"), [(10**9, True), (10, False)])
+def test_many_live_steps_in_one_call_are_for_small_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: int, many: bool
+) -> None:
+    monkeypatch.setattr(phases, "_SMALL_NETWORK", small)
+    sizes = []
+    real = Learner.train
+
+    def watched(learner: Learner, batches: Any) -> Any:
+        sizes.append(len(batches.labels))
+        return real(learner, batches)
+
+    monkeypatch.setattr(Learner, "train", watched)
+    plain = {"horizontal_flip": False, "rotation_degrees": 0.0}
+    _run(tmp_path / "run", {**TUNE, "features": "live"}, batch_size=8, augmentation=plain)
+    assert (max(sizes) > 1) is many
+
+
 @pytest.mark.parametrize("optimizer", [FAST, {"name": "lbfgs"}], ids=["adam", "lbfgs"])
 def test_two_runs_give_the_same_head_bit_for_bit(tmp_path: Path, optimizer: dict[str, Any]) -> None:
     phases = [{**FROZEN, "optimizer": optimizer}, {**TUNE, "views": 2, "ema_decay": 0.9}]
@@ -414,16 +469,51 @@ def test_weights_of_both_phases_can_be_put_back(tmp_path: Path) -> None:
 
 def test_an_epochs_order_depends_on_its_key_alone() -> None:
     one, again, other = (plan_epoch(10, 4, None, key) for key in ([0, 0, 1], [0, 0, 1], [0, 0, 2]))
-    np.testing.assert_array_equal(one.places, again.places)
-    assert not np.array_equal(one.places, other.places)
-    assert sorted(one.places) == list(range(10))
-    assert [call.shape for call in one.calls(8)] == [(2, 4), (1, 2)]
+    places = _order(one)
+    np.testing.assert_array_equal(places, _order(again))
+    assert not np.array_equal(places, _order(other))
+    assert sorted(places) == list(range(10))
+    assert [call.which.shape for call in one.calls(8)] == [(2, 4), (1, 2)]
+
+
+def _order(plan: EpochPlan, steps_per_call: int = 8) -> np.ndarray:
+    return np.concatenate([call.which.reshape(-1) for call in plan.calls(steps_per_call)])
 
 
 def test_more_steps_than_pictures_go_through_them_again() -> None:
     plan = plan_epoch(10, 4, 6, [0])
     assert plan.steps == 6
-    assert np.bincount(plan.places).tolist().count(2) >= 4
+    for steps_per_call in (1, 2, 8):
+        calls = list(plan.calls(steps_per_call))
+        np.testing.assert_array_equal(_order(plan, steps_per_call), _order(plan))
+        rounds = np.concatenate([call.rounds.reshape(-1) for call in calls])
+        assert rounds.tolist() == [0] * 10 + [1] * 10 + [2] * 4
+    assert np.bincount(_order(plan)).tolist().count(2) >= 4
+
+
+def test_a_million_steps_are_not_drawn_before_the_first() -> None:
+    plan = plan_epoch(10, 1024, 1_000_000, [0])
+    assert plan.steps == 1_000_000
+    assert next(plan.calls(1)).which.shape == (1, 1024)
+
+
+def test_a_picture_that_comes_again_in_an_epoch_is_changed_anew_when_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The books' generators draw anew each time."""
+    seen: list[tuple[int, ...]] = []
+    real = phases.picture_seeds
+
+    def watched(*arguments: Any) -> np.ndarray:
+        found = real(*arguments)
+        seen.extend(map(tuple, found.tolist()))
+        return found
+
+    monkeypatch.setattr(phases, "picture_seeds", watched)
+    _run(
+        tmp_path / "run", {**TUNE, "features": "live", "steps_per_epoch": 9}, batch_size=8
+    )  # 24 pictures, 3 times an epoch
+    assert len(seen) == len(set(seen)) == 2 * 9 * 8
 
 
 def test_balanced_weights_are_those_of_the_textbook() -> None:

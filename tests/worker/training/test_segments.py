@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.errors import DiskFull
+from core.errors import FULL_DISK, DiskFull
 from worker.training import segments
 from worker.training.segments import PICTURE, Lookup, SegmentStore, remove_strangers
 
@@ -175,6 +175,17 @@ def test_a_segment_that_cannot_be_written_is_told_and_the_run_reads_on(
     assert lookup.gather(np.array([0]), np.empty((1, 4), FLOAT))[0, 0] == 1.0
     assert {path.name for path in store.folder.iterdir()} <= {"meaning.json"}, "no half of it is left"
     assert store.finish() == []
+
+
+@pytest.mark.parametrize("number", sorted(FULL_DISK))
+def test_no_room_for_a_segment_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def full(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(segments, "_reserve", full)
+    with pytest.raises(DiskFull, match="disk is full"):
+        _store(tmp_path).begin(_keys(1))
+    assert not list(tmp_path.glob("*/*.part"))
 
 
 def test_a_mapped_segment_outlives_its_eviction(tmp_path: Path) -> None:

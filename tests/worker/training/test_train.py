@@ -1,5 +1,6 @@
 """The trainer as its supervisor sees it: a process, its events, its end."""
 
+import errno
 import hashlib
 import json
 import os
@@ -329,7 +330,10 @@ class ResourceExhaustedError(Exception):
         (MemoryError(), "out_of_memory"),
         (ResourceExhaustedError("OOM when allocating tensor"), "out_of_memory"),
         (ResourceExhaustedError("x; No space left on device"), "disk_full"),
+        (ResourceExhaustedError(f"x; {os.strerror(errno.EDQUOT)}"), "disk_full"),
         (OSError(28, "No space left on device"), "disk_full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk_full"),
+        (OSError(errno.EIO, "Input/output error"), "crash"),
         (DiskFull("full"), "disk_full"),
         (ConfigInvalid("wrong"), "config"),
         (PicturesUnreadable("gone"), "data"),

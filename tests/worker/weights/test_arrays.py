@@ -22,12 +22,16 @@ MOST = 50_000_000
 
 
 def tiny_arrays(form: str = "plain") -> dict[str, dict[str, np.ndarray]]:
-    """Random weights of the tiny network, by layer."""
+    """Random weights of the tiny network, by layer; variances are positive."""
     random = np.random.default_rng(0)
-    return {
+    drawn = {
         one.layer: {name: random.normal(size=shape).astype(np.float32) for name, shape in one.shapes.items()}
         for one in variables_of("tiny_cnn", form)
     }
+    for arrays in drawn.values():
+        if "moving_variance" in arrays:
+            arrays["moving_variance"] = np.abs(arrays["moving_variance"])
+    return drawn
 
 
 def keras_3_file(path: Path, *, named: bool = True, form: str = "plain", prefix: str = "layers") -> Path:
@@ -128,6 +132,87 @@ def test_a_top_is_told_as_unexpected(tmp_path: Path) -> None:
     assert match(_read(path), "tiny_cnn").unexpected == ["predictions/0"]
 
 
+HEAD = np.zeros((1, 1, 64, 5), np.float32)
+
+
+def _keras_3_with_a_head(path: Path, within: str = "layers") -> Path:
+    """A convolution as the head, in the backbone's own model or around it, and the optimizer of a compiled model."""
+    keras_3_file(path, prefix=within)
+    with h5py.File(path, "a") as file:
+        at = file.create_group(f"layers/conv2d{'_4' if within == 'layers' else ''}/vars")
+        at.attrs["name"] = "head_conv"
+        at["0"] = HEAD
+        file["optimizer/vars/0"] = np.zeros((3, 3, 16, 16), np.float32)
+    return path
+
+
+def _keras_archive_with_a_head(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(_keras_3_with_a_head(path.with_name("inner.h5")), "model.weights.h5")
+    return path
+
+
+def _keras_2_with_a_head(path: Path) -> Path:
+    """As `model.save` of a compiled model."""
+    keras_2_file(path.with_name("inner.h5"))
+    with h5py.File(path.with_name("inner.h5")) as inner, h5py.File(path, "w") as file:
+        model = file.create_group("model_weights")
+        for name in inner:
+            inner.copy(name, model)
+        model.attrs["layer_names"] = [*inner.attrs["layer_names"], "head_conv"]
+        model["head_conv/head_conv/kernel:0"] = HEAD
+        model["head_conv"].attrs["weight_names"] = ["head_conv/kernel:0"]
+        file["optimizer_weights/m"] = np.zeros((3, 3, 16, 16), np.float32)
+    return path
+
+
+def _safetensors_with_a_head(path: Path) -> Path:
+    flat = {f"{layer}.{name}": array for layer, one in tiny_arrays().items() for name, array in one.items()}
+    momenta = {f"optimizer.m.{name}": np.full_like(array, np.nan) for name, array in flat.items()}
+    save_file({**flat, **momenta, "head_conv.kernel": HEAD}, path)
+    return path
+
+
+WITH_A_HEAD: dict[str, Callable[[Path], Path]] = {
+    "keras 3": _keras_3_with_a_head,
+    "keras 3, the backbone as one layer": lambda path: _keras_3_with_a_head(path, "layers/functional/layers"),
+    "keras archive": _keras_archive_with_a_head,
+    "keras 2": _keras_2_with_a_head,
+    "safetensors": _safetensors_with_a_head,
+}
+
+
+@pytest.mark.parametrize("kind", WITH_A_HEAD)
+def test_a_convolution_as_head_and_an_optimizer_are_passed_over_in_every_kind_of_file(
+    tmp_path: Path, kind: str
+) -> None:
+    path = WITH_A_HEAD[kind](tmp_path / "a")
+    assert _same_as_written(path) == "name"
+    (left,) = match(_read(path), "tiny_cnn").unexpected
+    assert left.startswith("head_conv/")
+
+
+def test_a_convolution_amid_the_backbone_is_another_architecture_in_every_kind_of_file(tmp_path: Path) -> None:
+    kernel = np.zeros((3, 3, 32, 32), np.float32)
+    paths = [tmp_path / name for name in ("a.h5", "b.h5", "c.safetensors")]
+    with h5py.File(keras_3_file(paths[0]), "a") as file:
+        file.move("layers/conv2d_3", "layers/conv2d_10")  # block4_conv: after conv2d_9, whatever the alphabet says
+        file["layers/conv2d_9/vars/0"] = kernel
+        file["layers/conv2d_9/vars"].attrs["name"] = "block3_again"
+    with h5py.File(keras_2_file(paths[1]), "a") as file:
+        names = list(file.attrs["layer_names"])
+        file.attrs["layer_names"] = [*names[:-2], "block3_again", *names[-2:]]
+        file["block3_again/block3_again/kernel:0"] = kernel
+        file["block3_again"].attrs["weight_names"] = ["block3_again/kernel:0"]
+    flat = {f"{layer}/{name}": array for layer, one in tiny_arrays().items() for name, array in one.items()}
+    save_file({**flat, "block3_again/kernel": kernel}, paths[2])
+    for path in paths:
+        with pytest.raises(
+            WeightsRefused, match=r"These are not the weights of Tiny network.*\(1 layers: block3_again\)"
+        ):
+            match(_read(path), "tiny_cnn")
+
+
 def test_weights_of_another_architecture_are_refused_with_counts(tmp_path: Path) -> None:
     groups = _read(keras_3_file(tmp_path / "a.weights.h5"))
     with pytest.raises(WeightsRefused, match="not the weights of MobileNetV2, or not all of them"):
@@ -143,6 +228,63 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -
         file["layers/conv2d/vars/0"][0, 0, 0, 0] = value
     with pytest.raises(WeightsRefused, match='"block1_conv/kernel" holds 1 values that are not numbers'):
         match(_read(path), "tiny_cnn")
+
+
+def _named_with(name: Any, dtype: Any) -> Callable[[Path], None]:
+    """A head whose layer has this name."""
+
+    def write(path: Path) -> None:
+        with h5py.File(keras_3_file(path), "a") as file:
+            file["layers/dense/vars/0"] = np.zeros((64, 3), np.float32)
+            file["layers/dense/vars"].attrs.create("name", name, dtype=dtype)
+
+    return write
+
+
+def _old_file_named_with_nothing_of_utf_8(path: Path) -> None:
+    with h5py.File(keras_2_file(path), "a") as file:
+        names = [*file.attrs["layer_names"], "head"]
+        file.attrs["layer_names"] = names
+        file["head/kernel"] = np.zeros((64, 3), np.float32)
+        keys = np.array([b"\xff/kernel", b"kernel"], dtype=object)
+        file["head"].attrs.create("weight_names", keys, dtype=h5py.string_dtype())
+
+
+def _linked_to_nothing_of_utf_8(path: Path) -> None:
+    with h5py.File(keras_3_file(path), "a") as file:
+        file["layers/more"] = h5py.ExternalLink(b"\xff", "/layers")
+
+
+def _linked_as_nothing_of_utf_8(path: Path) -> None:
+    with h5py.File(keras_3_file(path), "a") as file:
+        file[b"layers/\xff/vars/0"] = np.zeros(3, np.float32)
+
+
+def _safetensors_with_nul(path: Path) -> None:
+    flat = {f"{layer}.{name}": array for layer, one in tiny_arrays().items() for name, array in one.items()}
+    save_file({**flat, "a\0b.kernel": np.zeros((64, 3), np.float32)}, path)
+
+
+NO_TEXT: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a name of any length": (_named_with(b"\xff", h5py.string_dtype()), "\ufffd/0"),
+    "a name of one length": (_named_with(b"\xff\0b", "S3"), "\ufffd\ufffdb/0"),
+    "a key of safetensors": (_safetensors_with_nul, "a\ufffdb/kernel"),
+    "a key of Keras 2": (_old_file_named_with_nothing_of_utf_8, "damaged or cut off"),
+    "a link's target": (_linked_to_nothing_of_utf_8, 'a link to another file ("\ufffd")'),
+    "a link": (_linked_as_nothing_of_utf_8, "damaged or cut off"),
+}
+
+
+@pytest.mark.parametrize("what", NO_TEXT)
+def test_names_that_are_no_text_are_text_in_the_report(tmp_path: Path, what: str) -> None:
+    make, told = NO_TEXT[what]
+    make(tmp_path / "a")
+    question = {"source": str(tmp_path / "a"), "target": str(tmp_path / "out.npz")}
+    answer = check({**question, "backbone": "tiny_cnn", "most_bytes": MOST})
+    said = " ".join([answer.get("error", ""), *answer.get("unexpected", ())])
+    assert told in said
+    assert "\0" not in said
+    said.encode()  # fails on lone surrogates, as every answer would
 
 
 def _external_link(file: h5py.File, folder: Path) -> None:
