@@ -69,7 +69,7 @@ _ALL = (
         id="standard",
         title="Standard",
         description="The frozen phase, then fine-tuning of the top of the backbone; the better one on validation wins.",
-        config=TrainingConfig(phases=(_HEAD_ON_FEATURES, _TOP_OF_THE_BACKBONE)),
+        config=TrainingConfig(phases=(_HEAD_ON_FEATURES, _TOP_OF_THE_BACKBONE), select="validation_loss"),
     ),
     Preset(
         id="best",
@@ -78,7 +78,7 @@ _ALL = (
             "More of the backbone thawed, more views and epochs: fine-tuning takes twice as long, for the last bit, if "
             "there is one."
         ),
-        config=TrainingConfig(phases=(_HEAD_ON_FEATURES, _MORE_OF_THE_BACKBONE)),
+        config=TrainingConfig(phases=(_HEAD_ON_FEATURES, _MORE_OF_THE_BACKBONE), select="validation_loss"),
     ),
 )
 

@@ -195,8 +195,12 @@ class TrainingConfig(Part):
     phases: tuple[Phase, ...] = Field(
         (FrozenPhase(),), min_length=1, max_length=8, description="Phases, in the order in which they run."
     )
-    select: Literal["validation", "last"] = Field(
-        "validation", description="validation: the better phase on validation becomes the model. last: the last phase."
+    select: Literal["validation", "validation_loss", "last"] = Field(
+        "validation",
+        description=(
+            "Which phase becomes the model. validation: the one of higher validation accuracy. validation_loss: of lower "
+            "validation loss, which tells phases apart with fewer pictures. last: the last one."
+        ),
     )
     class_weights: Literal["balanced", "none"] = Field(
         "balanced", description="balanced: rare classes weigh more, n / (classes * n_class)."

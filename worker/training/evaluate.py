@@ -22,16 +22,18 @@ def choose(results: Sequence[Mapping[str, Any]], select: str) -> Mapping[str, An
 
     Args:
         results: finished phases, in order.
-        select: `last`, or `validation`: the last fine-tune phase only when its validation accuracy is higher than the last frozen
-            phase's, or equal with a lower loss.
+        select: `last`; `validation`: the last fine-tune phase only when its validation accuracy is higher than the last frozen phase's,
+            or equal with a lower loss; `validation_loss`: only when its validation loss is lower.
     """
     last = last_of_each_kind(results)
     if select == "last" or len(last) == 1:
         return results[-1]
     frozen, tuned = last["frozen"], last["fine_tune"]
     one, other = frozen["validation"], tuned["validation"]
-    wins = (other["accuracy"], -other["loss"]) > (one["accuracy"], -one["loss"])
-    return tuned if wins else frozen
+    by_loss = other["loss"] < one["loss"]
+    if select == "validation_loss" or other["accuracy"] == one["accuracy"]:
+        return tuned if by_loss else frozen
+    return tuned if other["accuracy"] > one["accuracy"] else frozen
 
 
 def last_of_each_kind(results: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -7,6 +7,11 @@ from core.backbones import BACKBONES
 from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig
 
 _NAMES = {"frozen": "Frozen phase", "fine_tune": "Fine-tune phase"}
+_WHY = {
+    "validation": "validation chose it",
+    "validation_loss": "validation chose it, by the lower loss",
+    "last": "the settings take the last phase",
+}
 
 
 def _percent(share: float) -> str:
@@ -99,8 +104,7 @@ def phase_ended(result: Mapping[str, Any]) -> str:
 
 def model_chosen(kind: str, select: str) -> str:
     """Which phase became the model, and why."""
-    why = "validation chose it" if select == "validation" else "the settings take the last phase"
-    return f"The network of the {_NAMES[kind].lower()} becomes the model: {why}."
+    return f"The network of the {_NAMES[kind].lower()} becomes the model: {_WHY[select]}."
 
 
 def export_checked(export: Mapping[str, Any]) -> str:
