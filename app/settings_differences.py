@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from app.run_form import sections
@@ -27,7 +28,8 @@ def differences(runs: Sequence[Run]) -> tuple[list[Difference], int]:
     absent = {
         phase for phase in dict.fromkeys(map(_phase_of, names)) if phase and any(phase not in one for one in flat)
     }
-    labels = {field.name: field.label for section in sections() for field in section.fields}
+    fields = {field.name: field for section in sections() for field in section.fields}
+    labels = {name: field.label for name, field in fields.items()}
     found, same = [], 0
     for name in names:
         phase = _phase_of(name)
@@ -37,9 +39,10 @@ def differences(runs: Sequence[Run]) -> tuple[list[Difference], int]:
         if all(value == values[0] for value in values):
             same += 1
         else:
-            found.append(
-                Difference(setting_label(name, phase, labels), _kind(phase), [setting_words(value) for value in values])
-            )
+            field = fields.get(name.replace(phase, _kind(phase), 1))
+            options = dict(field.options) if field else {}
+            said = [setting_words(value, options) for value in values]
+            found.append(Difference(setting_label(name, phase, labels), _kind(phase), said))
     return found, same
 
 
@@ -92,8 +95,8 @@ def setting_label(name: str, phase: str, labels: Mapping[str, str]) -> str:
     return f"{title}: {words[:1].lower()}{words[1:]}"
 
 
-def setting_words(value: Any) -> str:
-    """A setting's value for people."""
+def setting_words(value: Any, options: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A setting's value for people; `options` are the form's words for those that it lets choose from."""
     if value is _MISSING:
         return "none"
     if value is None:
@@ -104,4 +107,4 @@ def setting_words(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, list | tuple):
         return ", ".join(str(one) for one in value) or NONE
-    return str(value)
+    return options.get(str(value), str(value))

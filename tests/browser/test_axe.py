@@ -39,7 +39,7 @@ def axe() -> str:
     return (fetch_for_tests() / "axe.min.js").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.slow)])
 def test_no_page_has_a_serious_fault(chromium: Browser, served: Served, axe: str, width: int) -> None:
     problems = {}
     with watched_window(chromium, width=width, allowed=ALLOWED) as window:

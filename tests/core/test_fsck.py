@@ -250,7 +250,6 @@ def test_half_written_files_of_a_crash_are_garbage(tmp_path: Path, database: Dat
     assert target.exists()
 
 
-@pytest.mark.both_databases
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, database: Database) -> None:
     """Rows without files: every one is told, and none is kept."""
     stock = Stock(Settings(data_dir=tmp_path / "data", disk_reserve_bytes=0), database)

@@ -166,7 +166,7 @@ def test_a_supervisor_paused_for_a_minute_does_no_harm(quick_house: House) -> No
 
 # Ctrl-C takes the same way as SIGTERM
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL]
+    "number", [pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGTERM, signal.SIGINT)] + [signal.SIGKILL]
 )
 def test_nothing_is_left_running_when_serve_ends(tmp_path: Path, number: signal.Signals) -> None:
     with running_house(tmp_path, **SHORT, THAW_SPARE_TRAINER="true") as house:

@@ -127,6 +127,7 @@ def test_a_retry_with_another_seed_begins_anew(place: Workplace, monkeypatch: py
     assert kept(place, failed) == kept(place, other) == ["00-000001-epoch"]
 
 
+@pytest.mark.slow
 def test_a_trained_model_for_which_there_is_no_room_is_not_trained_again(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,7 +75,8 @@ def test_only_what_differs_is_listed_in_the_words_of_the_form() -> None:
 def test_a_phase_that_only_one_run_has_is_one_line() -> None:
     found, _ = differences([run("standard"), run("quick")])
     assert [(one.name, one.kind, one.values) for one in found] == [
-        ("Fine-tune phase", "fine_tune", ["6 epochs", "none"])
+        ("Which phase becomes the model", "", ["lower validation loss", "higher validation accuracy"]),
+        ("Fine-tune phase", "fine_tune", ["6 epochs", "none"]),
     ]
 
 

@@ -150,7 +150,7 @@ TUNE = {"kind": "fine_tune", "epochs": 3, "ema_decay": 0.9, "schedule": {"name":
 @pytest.mark.parametrize(
     "phases",
     [
-        pytest.param([{**SLOW_LIVE, "epochs": 4}], id="frozen"),
+        pytest.param([{**SLOW_LIVE, "epochs": 4}], id="frozen", marks=pytest.mark.slow),
         pytest.param([HEAD, {**TUNE, "features": "live", "steps_per_epoch": 150}], id="fine-tune"),
         pytest.param(
             [HEAD, {**TUNE, "views": 2, "unfreeze_from": "block2_conv", "steps_per_epoch": 4000}],
