@@ -29,11 +29,12 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ("keras-guide", "hands-on-ml-flowers", "inception-mixed7", "vgg16-block5")
 
 
-def config_of(recipe: str, weights: str, epochs: int | None, steps: int | None) -> dict[str, Any]:
-    """The recipe's settings, shortened where that was said."""
+def config_of(recipe: str, weights: str, epochs: int | None, steps: int | None, slower: float) -> dict[str, Any]:
+    """The recipe's settings, shortened and with lower rates where that was said."""
     config = PRESETS[recipe].config.model_dump(mode="json")
     config["weights"] = {"weights_id": "small"} if weights == "small" else weights
     for phase in config["phases"]:
+        phase["optimizer"]["learning_rate"] /= slower
         phase["epochs"] = min(phase["epochs"], epochs or phase["epochs"])
         if steps is not None and phase["steps_per_epoch"] is not None:
             phase["steps_per_epoch"] = min(phase["steps_per_epoch"], steps)
@@ -127,6 +128,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=RECIPES)
     parser.add_argument("--epochs", type=int, help="at most so many a phase")
     parser.add_argument("--steps", type=int, help="at most so many an epoch, where the recipe names them")
+    parser.add_argument("--slower", type=float, default=1.0, help="divide every phase's rate by this")
     options = parser.parse_args()
     rows: list[tuple[str, ...]] = [
         ("recipe", "weights", "phase", "learning / fixed", "loss, first → last", "train", "validation", "test", "s")
@@ -134,7 +136,7 @@ def main() -> None:
     for recipe in options.only or RECIPES:
         folder = options.two if PRESETS[recipe].config.head.binary else options.many
         for weights in [options.weights] if options.weights else ["imagenet", "none"]:
-            config = config_of(recipe, weights, options.epochs, options.steps)
+            config = config_of(recipe, weights, options.epochs, options.steps, options.slower)
             start = None
             if weights == "small":
                 others = options.pretrain or [one for one in sample_sets() if one.name != folder.name]
