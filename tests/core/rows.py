@@ -82,6 +82,7 @@ def ended_run(session: Session, on: DatasetVersion, kind: str | None, retry_of: 
     """A run that has failed so a moment ago; None: one that has succeeded."""
     run = Run(
         owner_id=on.owner_id,
+        dataset_id=on.dataset_id,
         dataset_version_id=on.id,
         dataset_title="Fruit",
         name="run",

@@ -15,8 +15,8 @@ from core.datasets import delete_dataset, placed_pictures
 from core.errors import Fenced
 from core.issues import list_issues
 from core.leases import LIVES, NEAR_CHECK_LIFE, Claim, claim
-from core.tables import Dataset, DatasetVersion, NearCheck, NearCheckStatus, NearPair, Run, RunStatus, Split
-from tests.core.rows import changed, person, record_issues, version
+from core.tables import Dataset, DatasetVersion, NearCheck, NearCheckStatus, NearPair, Split
+from tests.core.rows import changed, ended_run, person, record_issues, version
 
 pytestmark = pytest.mark.both_databases
 
@@ -134,21 +134,7 @@ def test_a_run_that_ends_while_the_check_is_at_work_has_it_look_again(database: 
         held = at_work(session, made)
         known = near_checks.runs_known(session, held)
         assert known == frozenset()
-        run = Run(
-            owner_id=made.owner_id,
-            name="late",
-            dataset_id=made.dataset_id,
-            dataset_version_id=made.id,
-            dataset_title="Fruit",
-            preset="quick",
-            config={},
-            batch_size=32,
-            test_fingerprint="",
-            code_version="0",
-            status=RunStatus.SUCCEEDED,
-        )
-        session.add(run)
-        session.flush()
+        run = ended_run(session, made, None)
         near_checks.request_check(session, made)
         near_checks.finish_ready(session, held, made.image_count - 1, known)
         again = claim(session, NEAR_CHECK_LIFE, "tests", 60)

@@ -5,21 +5,15 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 from sqlalchemy import select
 
-from core.config import Settings
-from core.queue import Queue
-from core.runs import retry_run
 from core.tables import LogLine, Metric, Run, RunStatus
-from core.training_config import parse_config
-from tests.core.rows import RememberingQueue
 from tests.worker.tiny_dataset import queue_run
+from tests.worker.workplaces import retried, trained, workplace
 from worker import trainer_process
 from worker.run_preparation import attempts_folder
-from worker.supervisor import Supervisor
 from worker.workplace import Workplace
 
 # the trainer itself; once it has written the checkpoint FULL_AFTER, the disk takes half a file more
@@ -44,33 +38,8 @@ Curve = dict[tuple[int, str, str], float]
 def place(tmp_path: Path, database_address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
     """A workplace without spares, so that every trainer has the test's environment."""
     monkeypatch.setattr(trainer_process, "trainer_command", lambda: [sys.executable, "-c", PROGRAM])
-    settings = Settings(
-        data_dir=tmp_path,
-        database_url=database_address,
-        redis_url=f"unix://{tmp_path}/nobody.sock",
-        lease_seconds=20,
-        renew_seconds=0.2,
-        disk_reserve_bytes=0,
-        spare_trainer=False,
-    )
-    made = Workplace(settings, ("train",))
-    yield made
-    made.close()
-
-
-def trained(place: Workplace, run_id: str) -> Run:
-    """The run, after the supervisor has worked."""
-    Supervisor(place).task()
-    with place.database.read() as session:
-        return session.get_one(Run, run_id)
-
-
-def retried(place: Workplace, run: Run, **changes: Any) -> Run:
-    """A retry of this run, after the supervisor has worked; `changes` to its settings."""
-    with place.database.write() as session:
-        config = parse_config(run.config).model_copy(update=changes)
-        again = retry_run(session, cast("Queue", RememberingQueue()), session.get_one(Run, run.id), config)
-    return trained(place, again.id)
+    with workplace(tmp_path, database_address, "train", lease_seconds=20, spare_trainer=False) as made:
+        yield made
 
 
 def begun(place: Workplace, run: Run) -> str:

@@ -8,24 +8,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 from sqlalchemy import select, update
 
 from core.accounts import local_user
-from core.config import Settings
 from core.errors import FULL_DISK, DiskFull
 from core.leases import RUN_LIFE, claim, expire, expired
 from core.logs import JsonLines
 from core.models import delete_model, find_model
-from core.queue import Queue
-from core.runs import retry_run
 from core.storage import FolderStorage
 from core.tables import Export, LogLine, Metric, Prediction, Run, RunStatus, TrainedModel
-from core.training_config import parse_config
-from tests.core.rows import RememberingQueue, tiny_model
+from tests.core.rows import tiny_model
 from tests.worker.tiny_dataset import blob_paths, queue_run
+from tests.worker.workplaces import retried, workplace
 from worker import memory_kills, trainer_process
 from worker import supervisor as supervisor_module
 from worker.hold import Hold
@@ -42,18 +38,8 @@ def place(tmp_path: Path, database_address: str, monkeypatch: pytest.MonkeyPatch
     """A workplace with short leases, without a broker: what it announces is heard by nobody."""
     command = [sys.executable, "-m", "tests.worker.fake_trainer"]
     monkeypatch.setattr(trainer_process, "trainer_command", lambda: command)
-    settings = Settings(
-        data_dir=tmp_path,
-        database_url=database_address,
-        redis_url=f"unix://{tmp_path}/nobody.sock",
-        lease_seconds=5,
-        renew_seconds=0.2,
-        disk_reserve_bytes=0,
-        spare_trainer=False,
-    )
-    made = Workplace(settings, ("train",))
-    yield made
-    made.close()
+    with workplace(tmp_path, database_address, "train", lease_seconds=5, spare_trainer=False) as made:
+        yield made
 
 
 @pytest.fixture
@@ -380,15 +366,6 @@ def kept_checkpoints(place: Workplace, run_id: str) -> list[str]:
     """Paths below the run's folder of attempts."""
     folder = attempts_folder(place.settings, run_id)
     return sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/checkpoints/*"))
-
-
-def retried(place: Workplace, run: Run, **changes: Any) -> Run:
-    """A retry of this run, after the supervisor has worked; `changes` to its settings."""
-    with place.database.write() as session:
-        config = parse_config(run.config).model_copy(update=changes)
-        again = retry_run(session, cast("Queue", RememberingQueue()), session.get_one(Run, run.id), config)
-    Supervisor(place).task()
-    return run_of(place, again.id)
 
 
 def told_checkpoints(place: Workplace, run: Run) -> list[str]:

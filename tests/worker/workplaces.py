@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -11,11 +11,19 @@ from sqlalchemy.orm import Session
 
 from core import database
 from core.config import Settings
+from core.queue import Queue
+from core.runs import retry_run
+from core.tables import Run
+from core.training_config import parse_config
+from tests.core.rows import RememberingQueue
+from worker.supervisor import Supervisor
 from worker.workplace import Workplace
 
 
 @contextmanager
-def workplace(folder: Path, address: str, queue: str, *, lease_seconds: float) -> Iterator[Workplace]:
+def workplace(
+    folder: Path, address: str, queue: str, *, lease_seconds: float, spare_trainer: bool = True
+) -> Iterator[Workplace]:
     """A place of one queue in `folder` over a migrated database, closed at the end."""
     settings = Settings(
         data_dir=folder,
@@ -24,12 +32,28 @@ def workplace(folder: Path, address: str, queue: str, *, lease_seconds: float) -
         lease_seconds=lease_seconds,
         renew_seconds=0.2,
         disk_reserve_bytes=0,
+        spare_trainer=spare_trainer,
     )
     made = Workplace(settings, (queue,))
     try:
         yield made
     finally:
         made.close()
+
+
+def trained(place: Workplace, run_id: str) -> Run:
+    """The run, after the supervisor has worked."""
+    Supervisor(place).task()
+    with place.database.read() as session:
+        return session.get_one(Run, run_id)
+
+
+def retried(place: Workplace, run: Run, **changes: Any) -> Run:
+    """A retry of this run, after the supervisor has worked; `changes` to its settings."""
+    with place.database.write() as session:
+        config = parse_config(run.config).model_copy(update=changes)
+        again = retry_run(session, cast("Queue", RememberingQueue()), session.get_one(Run, run.id), config)
+    return trained(place, again.id)
 
 
 def lose_one_answer(monkeypatch: pytest.MonkeyPatch, verb: tuple[Any, str]) -> None:
