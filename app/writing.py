@@ -17,7 +17,7 @@ from io import FileIO
 from pathlib import Path
 
 from app.errors import ChecksumDiffers, HeaderInvalid
-from core.errors import DiskFull, is_full_disk
+from core.errors import full_disk_told
 
 AT_ONCE = 1 << 20
 SILENT_SECONDS = 20.0
@@ -160,15 +160,11 @@ class Appending:
             DiskFull: `offset` says how much had room.
         """
         left = memoryview(data)
-        try:
+        with full_disk_told("The disk is full. What came so far is kept: free some space and go on."):
             while left:
                 written = self._file.write(left)
                 self.offset += written
                 left = left[written:]
-        except OSError as error:
-            if is_full_disk(error):
-                raise DiskFull("The disk is full. What came so far is kept: free some space and go on.") from error
-            raise
 
     def sync(self) -> int:
         """Have everything on the disk; the offset that may be told from now on."""

@@ -1,6 +1,8 @@
 """Named domain errors. What they mean over HTTP stands in one table, `app/errors.py`; nothing here knows a status code."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -74,6 +76,17 @@ FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})  # no room on the disk, or i
 def is_full_disk(error: BaseException) -> bool:
     """Whether the system refused a write because there is no room for it."""
     return isinstance(error, OSError) and error.errno in FULL_DISK
+
+
+@contextmanager
+def full_disk_told(sentence: str) -> Iterator[None]:
+    """For writes: a refusal for want of room becomes a DiskFull with this sentence for the person, any other error stays."""
+    try:
+        yield
+    except OSError as error:
+        if is_full_disk(error):
+            raise DiskFull(sentence) from error
+        raise
 
 
 class StorageAway(ThawError):

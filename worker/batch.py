@@ -21,7 +21,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.batch_predictions import archive_key, finish_batch, last_ordinal, record_rows
-from core.errors import ArchiveRefused, DiskFull, Fenced, NotFound
+from core.errors import ArchiveRefused, DiskFull, Fenced, NotFound, full_disk_told
 from core.leases import BATCH_LIFE, Claim, claim, release
 from core.logs import about
 from core.storage import blob_key, need_disk
@@ -101,7 +101,10 @@ class Batch:
         for old in self._folder.parent.glob(f"{held.id}-*"):
             shutil.rmtree(old, ignore_errors=True)
         try:
-            self._answer_all()
+            with full_disk_told(
+                "The disk became full while the pictures were answered. Free some space and try again."
+            ):
+                self._answer_all()
             self._end(BatchStatus.READY)
         except Fenced as fenced:
             _log.warning("%s It is left alone.", fenced)

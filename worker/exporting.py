@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core.errors import DiskFull, Fenced, NotFound
+from core.errors import DiskFull, Fenced, NotFound, full_disk_told
 from core.leases import EXPORT_LIFE, Claim, claim, release
 from core.logs import about
 from core.models import fail_export, finish_export
@@ -73,7 +73,8 @@ class _Building:
         for old in self._folder.parent.glob(f"{held.id}-*"):
             shutil.rmtree(old, ignore_errors=True)
         try:
-            self._build()
+            with full_disk_told("The disk became full while this format was made. Free some space and try again."):
+                self._build()
         except Fenced as fenced:
             _log.warning("%s It is left alone.", fenced)
         except Stopped:

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from core.database import database_now
-from core.errors import DiskFull, Fenced, PicturesUnreadable
+from core.errors import DiskFull, Fenced, PicturesUnreadable, full_disk_told
 from core.label_desk import finish_cancelled, finish_failed, finish_ready
 from core.leases import LABEL_CHECK_LIFE, Claim, claim, release, write
 from core.logs import about
@@ -73,7 +73,8 @@ class LabelChecking:
         for old in self._folder.parent.glob(f"{held.id}-*"):
             shutil.rmtree(old, ignore_errors=True)
         try:
-            self._check()
+            with full_disk_told("The disk became full while the labels were checked. Free some space and try again."):
+                self._check()
         except Fenced as fenced:
             _log.warning("%s It is left alone.", fenced)
         except (PicturesUnreadable, DiskFull) as error:

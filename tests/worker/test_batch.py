@@ -15,13 +15,14 @@ from PIL import Image
 from sqlalchemy import func, select
 
 from core.batch_predictions import archive_key, cancel_batch, predict_archive, predict_version, rows_after
+from core.errors import FULL_DISK
 from core.ids import new_id
 from core.leases import BATCH_LIFE, expire, expired
 from core.queue import Queue
 from core.tables import BatchPrediction, BatchRow, BatchStatus, TrainedModel
 from tests.core.rows import RememberingQueue, tiny_model
 from tests.worker.tiny_dataset import add_tiny_dataset
-from tests.worker.workplaces import lose_one_answer, workplace
+from tests.worker.workplaces import fill_disk, lose_one_answer, workplace
 from worker import batch as batch_module
 from worker.batch import Batch, batch_next
 from worker.workplace import Workplace
@@ -240,3 +241,17 @@ def test_an_answering_process_that_dies_is_a_failure_with_a_sentence(place: Work
     batch = batch_of(place, batch_id)
     assert batch.status == BatchStatus.FAILED
     assert "fault of ours" in (batch.error or "")
+
+
+@pytest.mark.parametrize("number", sorted(FULL_DISK))
+def test_a_full_disk_is_a_sentence_and_no_fault_of_ours(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    batch_id = queue_archive(place, 3)
+    fill_disk(monkeypatch, "batches", number)
+    assert batch_next(place)
+    batch = batch_of(place, batch_id)
+    assert (batch.status, batch.error) == (
+        BatchStatus.FAILED,
+        "The disk became full while the pictures were answered. Free some space and try again.",
+    )

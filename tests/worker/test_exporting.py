@@ -12,13 +12,14 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import select, update
 
+from core.errors import FULL_DISK
 from core.models import exports_of, request_export
 from core.queue import Queue
 from core.tables import Export, ExportStatus, Run, TrainedModel
 from tests.core.rows import RememberingQueue
 from tests.worker.test_batch import a_model
 from tests.worker.tiny_dataset import queue_run
-from tests.worker.workplaces import lose_one_answer, workplace
+from tests.worker.workplaces import fill_disk, lose_one_answer, workplace
 from worker import exporting
 from worker.exporting import KERAS_FILE, export_next
 from worker.workplace import Workplace
@@ -160,3 +161,18 @@ def test_a_stopped_worker_gives_its_export_back(place: Workplace, monkeypatch: p
     assert time.monotonic() - started < 20
     export = export_of(place, export_id)
     assert (export.status, export.failures) == (ExportStatus.QUEUED, 0)
+
+
+@pytest.mark.parametrize("number", sorted(FULL_DISK))
+def test_a_full_disk_is_a_sentence_and_no_fault_of_ours(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    play(monkeypatch, "agrees")
+    export_id = wish(place, "tflite_int8")
+    fill_disk(monkeypatch, "exports", number)
+    assert export_next(place)
+    export = export_of(place, export_id)
+    assert (export.status, export.error) == (
+        ExportStatus.FAILED,
+        "The disk became full while this format was made. Free some space and try again.",
+    )

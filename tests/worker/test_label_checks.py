@@ -12,13 +12,13 @@ from sqlalchemy import func, select, update
 from core import label_desk, presets
 from core.database import database_now
 from core.datasets import placed_pictures
-from core.errors import Fenced
+from core.errors import FULL_DISK, Fenced
 from core.leases import LABEL_CHECK_LIFE, Claim, expire, expired
 from core.storage import blob_key
 from core.tables import DatasetVersion, Image, LabelCheck, LabelCheckStatus, LabelSuggestion, Split
 from core.training_config import parse_config
 from tests.worker.tiny_dataset import TINY, add_tiny_dataset
-from tests.worker.workplaces import workplace
+from tests.worker.workplaces import fill_disk, workplace
 from worker import label_checks, tasks
 from worker.workplace import Workplace
 
@@ -135,3 +135,18 @@ def test_a_missing_picture_is_named(place: Workplace) -> None:
     check = look(place, check_id)
     assert check.status == LabelCheckStatus.FAILED
     assert "is missing" in str(check.error)
+
+
+@pytest.mark.parametrize("number", sorted(FULL_DISK))
+def test_a_full_disk_is_a_sentence_and_no_fault_of_ours(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    check_id = ask(place)
+    fill_disk(monkeypatch, label_checks.checks_folder(place).name, number)
+    tasks.batch(place)
+    check = look(place, check_id)
+    assert (check.status, check.failures, check.error) == (
+        LabelCheckStatus.FAILED,
+        0,
+        "The disk became full while the labels were checked. Free some space and try again.",
+    )

@@ -1,5 +1,6 @@
 """A worker's place for tests: a migrated database, a broker that nobody runs, short leases."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +55,18 @@ def retried(place: Workplace, run: Run, **changes: Any) -> Run:
         config = parse_config(run.config).model_copy(update=changes)
         again = retry_run(session, cast("Queue", RememberingQueue()), session.get_one(Run, run.id), config)
     return trained(place, again.id)
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, below: str, number: int) -> None:
+    """No folder can be made below the folder `below`: the system refuses with this errno, as a full disk or quota does."""
+    real = Path.mkdir
+
+    def refused(path: Path, *given: Any, **named: Any) -> None:
+        if path.parent.name == below:
+            raise OSError(number, os.strerror(number))
+        real(path, *given, **named)
+
+    monkeypatch.setattr(Path, "mkdir", refused)
 
 
 def lose_one_answer(monkeypatch: pytest.MonkeyPatch, verb: tuple[Any, str]) -> None:

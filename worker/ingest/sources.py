@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from core.errors import ArchiveRefused, DiskFull, UploadRejected, is_full_disk
+from core.errors import ArchiveRefused, UploadRejected, full_disk_told
 from core.storage import need_disk
 from worker.ingest.archive import Archive, open_archive
 from worker.ingest.checkers import Job
@@ -219,18 +219,12 @@ def _spooled(chunks: Iterator[bytes], target: Path, most: int) -> tuple[str, int
     """Write an entry to a name of our own, counting its bytes; returns their SHA-256 and how many they are."""
     digest = hashlib.sha256()
     size = 0
-    try:
-        with target.open("wb") as out:
-            for chunk in chunks:
-                size += len(chunk)
-                if size > most:
-                    raise EntryRefused(Code.DAMAGED_ENTRY, "The entry unpacks to more than it declares.")
-                digest.update(chunk)
-                out.write(chunk)
-    except OSError as error:
-        if is_full_disk(error):
-            raise DiskFull(
-                "The disk is full: there is no room to unpack the pictures. Free some space and try again."
-            ) from error
-        raise
+    sentence = "The disk is full: there is no room to unpack the pictures. Free some space and try again."
+    with full_disk_told(sentence), target.open("wb") as out:
+        for chunk in chunks:
+            size += len(chunk)
+            if size > most:
+                raise EntryRefused(Code.DAMAGED_ENTRY, "The entry unpacks to more than it declares.")
+            digest.update(chunk)
+            out.write(chunk)
     return digest.hexdigest(), size
