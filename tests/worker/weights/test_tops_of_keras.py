@@ -1,9 +1,11 @@
 """What Keras itself writes of a backbone under a top is taken, whatever the top."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 
 from core.backbones import BACKBONES
@@ -28,13 +30,36 @@ def _side(backbone_id: str) -> int:
     return max(32, BACKBONES[backbone_id].minimum_image_size[0])
 
 
-def _taken(model: keras.Model, path: Path, backbone_id: str) -> dict[str, Any]:
+def _checked(model: keras.Model, path: Path, backbone_id: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(the report on the file that Keras writes of a model, what was taken of it)."""
     (model.save_weights if path.name.endswith(".weights.h5") else model.save)(path)
-    question = {"source": str(path), "target": str(path.with_name("checked.npz")), "backbone": backbone_id}
+    target = path.with_name("checked.npz")
+    question = {"source": str(path), "target": str(target), "backbone": backbone_id}
     report = check({**question, "most_bytes": 10**9})
     assert "error" not in report, report
-    assert report["unexpected"]
-    return report
+    with np.load(target) as file:
+        return report, {name.split(":", maxsplit=1)[1]: file[name] for name in file.files}
+
+
+def _brought_along(layer: keras.layers.Layer) -> bool:
+    """Preprocessing inside Keras' network, in place of which ours stands."""
+    return isinstance(layer, keras.layers.Normalization)
+
+
+def _different(model: keras.Model) -> None:
+    """Every array of a model gets values of its own, variances positive ones: one taken for another would show."""
+    random = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(random.uniform(0.1, 1.0, weight.shape))
+
+
+def _sums_of(weights: Sequence[Any]) -> list[float]:
+    """Sums of arrays, sorted: files have their layers in various orders."""
+    return sorted(float(np.sum(weight.numpy(), dtype=np.float64)) for weight in weights)
+
+
+def _sums(taken: Mapping[str, np.ndarray]) -> list[float]:
+    return sorted(float(np.sum(array, dtype=np.float64)) for array in taken.values())
 
 
 @pytest.mark.slow
@@ -43,7 +68,13 @@ def _taken(model: keras.Model, path: Path, backbone_id: str) -> dict[str, Any]:
 def test_keras_own_files_with_top_are_taken(tmp_path: Path, backbone_id: str, ending: str) -> None:
     side, ours = _side(backbone_id), APPLICATIONS[backbone_id]
     whole = ours.build(include_top=True, weights=None, input_shape=(side, side, 3), classes=7, **ours.arguments)
-    _taken(whole, tmp_path / f"a{ending}", backbone_id)
+    _different(whole)
+    report, taken = _checked(whole, tmp_path / f"a{ending}", backbone_id)
+    assert report["unexpected"], "the top is told"
+    assert report["missing"] == []
+    of_all = _sums_of(whole.weights)
+    assert all(one in of_all for one in _sums(taken)), "arrays come as they are"
+    assert len(set(_sums(taken))) == len(taken) == report["matched"], "none is taken twice"
 
 
 @pytest.mark.slow
@@ -66,7 +97,11 @@ def test_a_head_of_convolutions_is_taken_on_every_backbone_and_around_it(
     model.optimizer.build(model.trainable_variables)
     for layer in base.layers[: len(base.layers) // 2]:
         layer.trainable = False
-    _taken(model, tmp_path / f"a{ending}", backbone_id)
+    _different(model)
+    report, taken = _checked(model, tmp_path / f"a{ending}", backbone_id)
+    assert report["unexpected"], "the head is told"
+    own = [weight for layer in base.layers if not _brought_along(layer) for weight in layer.weights]
+    assert _sums(taken) == _sums_of(own), "every array of the backbone and none of the head"
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -74,12 +109,17 @@ def test_a_head_of_convolutions_is_taken_on_every_backbone_and_around_it(
 def test_files_of_ones_own_models_are_taken(tmp_path: Path, features: str, ending: str) -> None:
     head = {"pooling": "flatten", "hidden_units": [24, 12]}
     config = parse_config({**TINY, "phases": [{"kind": "frozen", "epochs": 1, "features": features}], "head": head})
-    report = _taken(inference_model(build_network(config, 3)), tmp_path / f"a{ending}", "tiny_cnn")
+    report, _ = _checked(inference_model(build_network(config, 3)), tmp_path / f"a{ending}", "tiny_cnn")
+    assert report["unexpected"], "the head is told"
     assert (report["form"], report["way"]) == ("folded" if features == "cached" else "plain", "name")
 
 
 def test_a_head_of_convolutions_is_taken_on_a_backbone_of_thaw(tmp_path: Path) -> None:
     base = build_backbone("tiny_cnn", image_size=(32, 32), weights="none", seed=0)
     x = keras.layers.Conv2D(8, 3, name="head_conv")(keras.layers.BatchNormalization(name="head_bn")(base.output))
+    model = keras.Model(base.input, x)
+    _different(model)
     for ending in ENDINGS:
-        assert _taken(keras.Model(base.input, x), tmp_path / f"a{ending}", "tiny_cnn")["way"] == "name"
+        report, taken = _checked(model, tmp_path / f"a{ending}", "tiny_cnn")
+        assert (report["way"], len(report["unexpected"])) == ("name", 6)
+        assert _sums(taken) == _sums_of(base.weights)
