@@ -143,6 +143,11 @@ def _field(one: ConfigField) -> FormField:
     )
 
 
+def fields_by_name() -> dict[str, FormField]:
+    """Every field of the panel."""
+    return {field.name: field for section in sections() for field in section.fields}
+
+
 def sections() -> tuple[Section, ...]:
     """Every section of the panel, in order: between them, every field of the config."""
     run = [_field(one) for one in fields_of_run()]
@@ -277,7 +282,7 @@ def _number(text: str) -> Any:
 
 def problems_by_name(problems: Sequence[FieldProblem], kinds: Sequence[str]) -> dict[str, str]:
     """Sentences by form name; what belongs to no field of the form stands under the empty name."""
-    names = [field.name for section in sections() for field in section.fields] + ["name", "repeats"]
+    names = [*fields_by_name(), "name", "repeats"]
     if not kinds:
         return {"": "Both phases are off. At least one must be on."}
     found: dict[str, str] = {}

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
-from app.run_form import sections
+from app.run_form import FormField, fields_by_name
 from app.wording import NONE, PHASE_WORDS
 from core.tables import Run
 
@@ -28,7 +27,7 @@ def differences(runs: Sequence[Run]) -> tuple[list[Difference], int]:
     absent = {
         phase for phase in dict.fromkeys(map(_phase_of, names)) if phase and any(phase not in one for one in flat)
     }
-    fields = {field.name: field for section in sections() for field in section.fields}
+    fields = fields_by_name()
     labels = {name: field.label for name, field in fields.items()}
     found, same = [], 0
     for name in names:
@@ -40,8 +39,7 @@ def differences(runs: Sequence[Run]) -> tuple[list[Difference], int]:
             same += 1
         else:
             field = fields.get(name.replace(phase, _kind(phase), 1))
-            options = dict(field.options) if field else {}
-            said = [setting_words(value, options) for value in values]
+            said = [setting_words(value, field) for value in values]
             found.append(Difference(setting_label(name, phase, labels), _kind(phase), said))
     return found, same
 
@@ -95,8 +93,8 @@ def setting_label(name: str, phase: str, labels: Mapping[str, str]) -> str:
     return f"{title}: {words[:1].lower()}{words[1:]}"
 
 
-def setting_words(value: Any, options: Mapping[str, str] = MappingProxyType({})) -> str:
-    """A setting's value for people; `options` are the form's words for those that it lets choose from."""
+def setting_words(value: Any, field: FormField | None) -> str:
+    """A setting's value for people, a choice in the words of its field in the form; None: it has no field there."""
     if value is _MISSING:
         return "none"
     if value is None:
@@ -107,4 +105,4 @@ def setting_words(value: Any, options: Mapping[str, str] = MappingProxyType({}))
         return f"{value:g}"
     if isinstance(value, list | tuple):
         return ", ".join(str(one) for one in value) or NONE
-    return options.get(str(value), str(value))
+    return dict(field.options if field else ()).get(str(value), str(value))

@@ -43,9 +43,8 @@ def pretrain(backbone: str, folders: Sequence[str], epochs: int, threads: int, t
     base = build(include_top=False, weights=None, input_shape=(*SIZE, 3))
     for layer in base.layers:
         if isinstance(layer, layers.BatchNormalization):
-            layer.momentum = (
-                0.9  # a few hundred steps are too few for Keras' 0.99: the statistics would lag behind the filters
-            )
+            # a few hundred steps are too few for Keras' 0.99: the statistics would lag behind the filters
+            layer.momentum = 0.9
     inputs = keras.Input((*SIZE, 3))
     pooled = layers.GlobalAveragePooling2D()(base(layers.RandomFlip("horizontal")(inputs)))
     model = keras.Model(inputs, layers.Dense(len(pictures.class_names))(layers.Dropout(0.2)(pooled)))

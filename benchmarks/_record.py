@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -119,15 +120,17 @@ class Record:
         self.path: Path = arguments.json or (_result_file(folder, name, here) if timed else folder / f"{name}.json")
         head = {"benchmark": name, "machine": here, "settings": json.loads(json.dumps(settings))}
         head["quick"] = arguments.quick
-        self.body: dict[str, Any] = {**head, "parts": {}}
+        self.body: dict[str, Any] = {**head, "commands": [], "parts": {}}
         if self.path.is_file() and not arguments.fresh:
             old = json.loads(self.path.read_text(encoding="utf-8"))
             if _same(old, head, timed):
-                self.body["parts"] = old["parts"]
+                self.body |= {name: old[name] for name in ("commands", "parts")}
                 for part in [] if timed else old["parts"].values():
                     part.setdefault("processor", processor(old["machine"]))
         self._writing = threading.Lock()
-        self.body["command"] = f"python -m benchmarks {name} {' '.join(sys.argv[1:])}".strip()
+        command = shlex.join(["python", "-m", "benchmarks", name, *sys.argv[1:]])
+        if command not in self.body["commands"]:
+            self.body["commands"].append(command)
 
     def part(self, key: str, place: str, *, again: bool = False, **arguments: Any) -> dict[str, Any]:
         """One measured part: from the file, or measured now in a process of its own, and written.

@@ -58,11 +58,13 @@ def _facts(name: str, body: dict[str, Any]) -> str:
     notes = f" {recipe_notes(body)}" if name == "recipe" else ""
     folders = body["settings"].get("folders")
     data = f" Pictures: {', '.join(folders)}." if folders else ""
+    commands = ", then ".join(f"`{one}`" for one in body["commands"])
+    ran = f"Command{'s' if len(body['commands']) > 1 else ''}: {commands}"
     size = " **A small trial (`--quick`), not a result.**" if body.get("quick") else ""
     processors = " and ".join(sorted({part.get("processor") or processor(machine) for part in parts}))
     return (
         f"{body['date']}, {processors}, "
-        f"{machine['memory_GB']} GB; {versions}; code {codes}.{times}{load}{data}{notes}{size} Command: `{body['command']}`.\n"
+        f"{machine['memory_GB']} GB; {versions}; code {codes}.{times}{load}{data}{notes}{size} {ran}.\n"
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from app.run_form import sections
+from app.run_form import FormField, fields_by_name
 from app.settings_differences import setting_label
 from app.wording import PHASE_WORDS
 from core.run_sorts import run_sorts
@@ -46,6 +46,11 @@ def _both(names: Sequence[str], words: dict[str, str]) -> Iterator[tuple[str, st
         yield name, f"{words[name]}, rising"
 
 
+def sorted_field(sort: str) -> FormField | None:
+    """The field of the form that a list is sorted by; None: a score, or a setting that the form has no field for."""
+    return fields_by_name().get(sort.removeprefix("-").removeprefix("config."))
+
+
 @cache
 def order_words(sort: str) -> str:
     """What a list is sorted by, for people: a score or a setting, with its phase before it; empty for what has a column."""
@@ -53,6 +58,6 @@ def order_words(sort: str) -> str:
     if not name.startswith("config."):
         return _SCORES.get(name, "")
     path = name.removeprefix("config.")
-    labels = {field.name: field.label for section in sections() for field in section.fields}
+    labels = {name: field.label for name, field in fields_by_name().items()}
     phase = path.split(".", maxsplit=1)[0]
     return setting_label(path, phase if phase in PHASE_WORDS else "", labels)

@@ -18,7 +18,7 @@ from app.pages.metrics import EpochRow, epoch_rows, newest_epoch
 from app.pages.network import PhaseLayers, layer_summary
 from app.pages.paging import Place
 from app.pages.progress import Step, epochs_by_phase, status_words, steps
-from app.pages.run_order import FIRST, OrderGroup, more_orders, order_words
+from app.pages.run_order import FIRST, OrderGroup, more_orders, order_words, sorted_field
 from app.settings_differences import setting_words
 from app.templating import View, render
 from app.wording import scale_from
@@ -171,7 +171,7 @@ def show_list(
         first_orders=FIRST,
         more_orders=more_orders(),
         sorted_by=order_words(filters.sort),
-        values={name: setting_words(value) for name, value in found.items()},
+        values={run_id: setting_words(value, sorted_field(filters.sort)) for run_id, value in found.items()},
         datasets=list_datasets(session, person.id, Wish(limit=100, sort="name")).items,
         statuses=list(RunStatus),
         filters=filters,

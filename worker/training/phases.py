@@ -123,7 +123,7 @@ class PhaseRun:
         self._labels = work.labels("train")
         self._weights = class_weights(self._labels, work.n_classes, work.config.class_weights)
         self._batch_size = work.folder.batch_size
-        # what the pictures are small for is many steps in one call, between which nobody is asked whether to stop
+        # many steps in one call, between which nobody asks whether to stop: only where each of them is a trifle
         quick = setup.train_features is not None or work.network.backbone.count_params() <= _SMALL_NETWORK
         self._small = setup.train.record_bytes <= _SMALL_RECORD and setup.augment is None and quick
         self.learner = Learner(

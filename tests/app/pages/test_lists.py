@@ -123,6 +123,9 @@ def test_runs_are_sorted_by_any_setting_which_is_then_shown(browser: TestClient,
         assert f'<option value="{value}">' in text
     sorted_text = checked(browser.get("/runs?sort=-config.batch_size"))
     assert '<option value="-config.batch_size" selected>' in sorted_text
+    chosen = checked(browser.get("/runs?sort=config.select"))
+    assert "lower validation loss" in chosen, "a choice is said in the words of the form"
+    assert ">validation_loss<" not in chosen
     batch = browser.get(f"/api/v1/runs/{furnished.done}").json()["config"]["batch_size"]
     assert f'batch size <span class="num strong">{batch}</span>' in sorted_text
 
