@@ -16,6 +16,7 @@ import numpy as np
 
 from core.errors import WeightsUnavailable
 from worker.training.applications import APPLICATIONS, load_published, preprocessed, raw_application
+from worker.training.graph import draws, without_random_weights
 from worker.training.layers import FixedBatchNormalization
 from worker.training.lite_weights import lite_arrays
 
@@ -44,6 +45,7 @@ _LITE_SCALES = {
     "efficientnet_lite1": (1.0, 1.1),
     "efficientnet_lite2": (1.1, 1.2),
 }
+_Own = Callable[[keras.layers.Layer], keras.layers.Layer]  # what makes a layer ours: `_own_layer` with a seed
 
 
 def build_backbone(backbone_id: str, *, image_size: tuple[int, int], weights: str, seed: int) -> keras.Model:
@@ -62,28 +64,34 @@ def build_backbone(backbone_id: str, *, image_size: tuple[int, int], weights: st
     Raises:
         WeightsUnavailable: ImageNet weights are neither embedded, nor in Keras' cache, nor reachable.
     """
-    raw = _raw(backbone_id, image_size)
-    if weights == "imagenet":
-        _load_imagenet(raw, backbone_id)
-    model = _own_form(raw, seed)
-    if weights == "imagenet":
-        names = _stable_names(raw)
-        own = {layer.name: layer for layer in model.layers}
-        for layer in _flat(raw.layers):
-            if layer.weights and names[layer.name] in own:
-                own[names[layer.name]].set_weights(layer.get_weights())
+    trained = weights == "imagenet"
+    if backbone_id not in APPLICATIONS:
+        model = _BUILDERS[backbone_id](image_size, functools.partial(_own_layer, seed=None if trained else seed))
+        if trained:
+            _load_lite(model)
+        return model
+    raw = raw_application(backbone_id, image_size)
+    if not trained:
+        return _own_form(raw, seed)
+    load_published(raw, backbone_id)
+    model = _own_form(raw, None)
+    names = _stable_names(raw)
+    own = {layer.name: layer for layer in model.layers}
+    for layer in _flat(raw.layers):
+        if layer.weights and names[layer.name] in own:
+            own[names[layer.name]].set_weights(layer.get_weights())
     return model
 
 
-def _own_form(raw: keras.Model, seed: int) -> keras.Model:
-    """The same network as one flat graph of layers under stable names, with our BatchNorm and random weights from the seed."""
+def _own_form(raw: keras.Model, seed: int | None) -> keras.Model:
+    """The same network as one flat graph of layers under stable names, with our BatchNorm and first weights as `_own_layer` says."""
     names = _stable_names(raw)
 
     def make(operation: Any) -> Any:
         if isinstance(operation, keras.Sequential):
-            return tuple(_own_layer(layer, names[layer.name], seed) for layer in operation.layers)
+            return tuple(_own_layer(layer, names[layer.name], seed=seed) for layer in operation.layers)
         if isinstance(operation, keras.layers.Layer) and not _replaced(operation):
-            return _own_layer(operation, names[operation.name], seed)
+            return _own_layer(operation, names[operation.name], seed=seed)
         return operation
 
     def call(made: Any, *inputs: Any, **options: Any) -> Any:
@@ -179,10 +187,20 @@ def _stable_names(model: keras.Model) -> dict[str, str]:
     return names
 
 
-def _own_layer(layer: keras.layers.Layer, name: str, seed: int) -> keras.layers.Layer:
-    config = {**layer.get_config(), "name": name}
+def _own_layer(layer: keras.layers.Layer, name: str | None = None, *, seed: int | None) -> keras.layers.Layer:
+    """A new layer like this one: with our BatchNorm, and random weights from the seed and its name.
+
+    Args:
+        layer: built or not; unchanged.
+        name: of the new one; None: the same.
+        seed: None: zeros, for trained weights that are put in at once.
+    """
+    config = layer.get_config()
+    config["name"] = name = name or config["name"]
+    if seed is None:
+        config = without_random_weights(config)
     for key, value in config.items():
-        if key.endswith("_initializer") and isinstance(value, dict) and "seed" in value.get("config", {}):
+        if draws(key, value):
             own_seed = zlib.crc32(f"{seed}/{name}/{key}".encode())
             config[key] = {**value, "config": {**value["config"], "seed": own_seed}}
     if isinstance(layer, keras.layers.BatchNormalization):
@@ -190,23 +208,14 @@ def _own_layer(layer: keras.layers.Layer, name: str, seed: int) -> keras.layers.
     return layer.__class__.from_config(config)
 
 
-def _raw(backbone_id: str, image_size: tuple[int, int]) -> keras.Model:
-    if backbone_id in APPLICATIONS:
-        return raw_application(backbone_id, image_size)
-    return _BUILDERS[backbone_id](image_size)
-
-
-def _load_imagenet(raw: keras.Model, backbone_id: str) -> None:
-    if backbone_id in APPLICATIONS:
-        load_published(raw, backbone_id)
-    elif backbone_id in _LITE_SCALES:
-        for name, arrays in lite_arrays(backbone_id).items():
-            if name != "top_dense":
-                raw.get_layer(name).set_weights(arrays)
-    else:
+def _load_lite(model: keras.Model) -> None:
+    if model.name not in _LITE_SCALES:
         raise WeightsUnavailable(
-            f'There are no ImageNet weights for "{backbone_id}". Received: "imagenet"; allowed: "none".'
+            f'There are no ImageNet weights for "{model.name}". Received: "imagenet"; allowed: "none".'
         )
+    for name, arrays in lite_arrays(model.name).items():
+        if name != "top_dense":
+            model.get_layer(name).set_weights(arrays)
 
 
 def _input(image_size: tuple[int, int]) -> Any:
@@ -215,8 +224,8 @@ def _input(image_size: tuple[int, int]) -> Any:
     return pictures, preprocessed(pictures, 1 / 128, -127 / 128)
 
 
-def _conv_bn_relu(x: Any, name: str, *, conv: keras.layers.Layer, relu: bool = True) -> Any:
-    x = keras.layers.BatchNormalization(epsilon=1e-3, name=f"{name}_bn")(conv(x))
+def _conv_bn_relu(own: _Own, x: Any, name: str, *, conv: keras.layers.Layer, relu: bool = True) -> Any:
+    x = own(keras.layers.BatchNormalization(epsilon=1e-3, name=f"{name}_bn"))(own(conv)(x))
     return keras.layers.ReLU(6.0, name=f"{name}_relu")(x) if relu else x
 
 
@@ -232,17 +241,19 @@ def _depthwise(name: str, kernel: int, stride: int) -> keras.layers.Layer:
     )
 
 
-def _lite(backbone_id: str, image_size: tuple[int, int]) -> keras.Model:
+def _lite(backbone_id: str, image_size: tuple[int, int], own: _Own) -> keras.Model:
     width, depth = _LITE_SCALES[backbone_id]
     pictures, x = _input(image_size)
-    x = _conv_bn_relu(x, "stem", conv=_conv("stem", 32, 3, 2))
+    x = _conv_bn_relu(own, x, "stem", conv=_conv("stem", 32, 3, 2))
     block = 0
     for number, (repeats, kernel, stride, expansion, channels) in enumerate(_LITE_STAGES):
         scaled = repeats if number in {0, len(_LITE_STAGES) - 1} else math.ceil(repeats * depth)
         for repeat in range(scaled):
-            x = _lite_block(x, f"b{block}", kernel, stride if repeat == 0 else 1, expansion, _eights(channels * width))
+            x = _lite_block(
+                own, x, f"b{block}", kernel, stride if repeat == 0 else 1, expansion, _eights(channels * width)
+            )
             block += 1
-    x = keras.layers.BatchNormalization(epsilon=1e-3, name="top_bn")(_conv("top", 1280)(x))
+    x = own(keras.layers.BatchNormalization(epsilon=1e-3, name="top_bn"))(own(_conv("top", 1280))(x))
     return keras.Model(pictures, keras.layers.ReLU(6.0, name="top_activation")(x), name=backbone_id)
 
 
@@ -252,30 +263,30 @@ def _eights(channels: float) -> int:
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-def _lite_block(x: Any, name: str, kernel: int, stride: int, expansion: int, channels: int) -> Any:
+def _lite_block(own: _Own, x: Any, name: str, kernel: int, stride: int, expansion: int, channels: int) -> Any:
     skip = x
     if expansion > 1:
-        x = _conv_bn_relu(x, f"{name}_expand", conv=_conv(f"{name}_expand", x.shape[-1] * expansion))
-    x = _conv_bn_relu(x, f"{name}_depthwise", conv=_depthwise(f"{name}_depthwise", kernel, stride))
-    x = _conv_bn_relu(x, f"{name}_project", conv=_conv(f"{name}_project", channels), relu=False)
+        x = _conv_bn_relu(own, x, f"{name}_expand", conv=_conv(f"{name}_expand", x.shape[-1] * expansion))
+    x = _conv_bn_relu(own, x, f"{name}_depthwise", conv=_depthwise(f"{name}_depthwise", kernel, stride))
+    x = _conv_bn_relu(own, x, f"{name}_project", conv=_conv(f"{name}_project", channels), relu=False)
     if stride == 1 and skip.shape[-1] == channels:
         x = keras.layers.Add(name=f"{name}_add")([x, skip])
     return x
 
 
-def _tiny_cnn(image_size: tuple[int, int]) -> keras.Model:
+def _tiny_cnn(image_size: tuple[int, int], own: _Own) -> keras.Model:
     """A network for tests and first tries: one of everything that folding and cutting must get right."""
     pictures, x = _input(image_size)
-    x = _conv_bn_relu(x, "block1", conv=_conv("block1", 16, 3, 2))
-    x = _conv_bn_relu(x, "block2_depthwise", conv=_depthwise("block2_depthwise", 3, 2))
-    x = _conv_bn_relu(x, "block2", conv=_conv("block2", 32))
-    y = _conv_bn_relu(x, "block3", conv=_conv("block3", 32, 3), relu=False)
+    x = _conv_bn_relu(own, x, "block1", conv=_conv("block1", 16, 3, 2))
+    x = _conv_bn_relu(own, x, "block2_depthwise", conv=_depthwise("block2_depthwise", 3, 2))
+    x = _conv_bn_relu(own, x, "block2", conv=_conv("block2", 32))
+    y = _conv_bn_relu(own, x, "block3", conv=_conv("block3", 32, 3), relu=False)
     x = keras.layers.Add(name="block3_add")([y, x])
-    x = _conv_bn_relu(x, "block4", conv=_conv("block4", 64, 3, 2))
+    x = _conv_bn_relu(own, x, "block4", conv=_conv("block4", 64, 3, 2))
     return keras.Model(pictures, x, name="tiny_cnn")
 
 
-_BUILDERS: dict[str, Callable[[tuple[int, int]], keras.Model]] = {
+_BUILDERS: dict[str, Callable[[tuple[int, int], _Own], keras.Model]] = {
     **{backbone_id: functools.partial(_lite, backbone_id) for backbone_id in _LITE_SCALES},
     "tiny_cnn": _tiny_cnn,
 }

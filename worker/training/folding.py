@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.training.graph import children, parents
+from worker.training.graph import children, parents, without_random_weights
 from worker.training.quick_depthwise import QuickDepthwiseConv2D
 
 _FOLDABLE = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D, keras.layers.Dense)
@@ -58,7 +58,7 @@ def fold(model: keras.Model) -> keras.Model:
     def make(layer: keras.layers.Layer) -> keras.layers.Layer:
         if not isinstance(layer, keras.layers.Layer):  # an operation without weights
             return layer
-        config = layer.get_config()
+        config = without_random_weights(layer.get_config())
         if layer.name in takers:
             config["use_bias"] = True
         made = QuickDepthwiseConv2D if type(layer) is keras.layers.DepthwiseConv2D else type(layer)

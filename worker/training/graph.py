@@ -4,7 +4,8 @@ Operations that are no layers (VGG's turn of channels) count as places on the wa
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 
@@ -72,3 +73,13 @@ def weight_names(layer: keras.layers.Layer) -> list[str]:
     they have their place.
     """
     return [f"weight_{place}" if _NUMBERED.fullmatch(one.name) else one.name for place, one in enumerate(layer.weights)]
+
+
+def draws(key: str, value: object) -> bool:
+    """Whether an entry of a layer's config is an initializer that draws random numbers."""
+    return key.endswith("_initializer") and isinstance(value, Mapping) and "seed" in value.get("config", {})
+
+
+def without_random_weights(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A layer's config with zeros where weights would be drawn that others replace at once: drawing is a third of building."""
+    return {key: "zeros" if draws(key, value) else value for key, value in config.items()}
