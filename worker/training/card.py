@@ -1,6 +1,6 @@
 """What a model card says of a model's worth: data, scores with intervals, known weaknesses, lineage. Markdown paragraphs.
 
-`card_lines` goes into the card of the download (`worker.training.export.complete_card`), and is what the page of a model shows.
+`card_lines` goes into the card of the download (`worker.training.export`), and is what the page of a model shows.
 """
 
 from collections.abc import Mapping, Sequence

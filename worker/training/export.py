@@ -1,10 +1,11 @@
 """The download: a SavedModel with three signatures, checked in a clean process, and a zip that explains and proves itself.
 
-`export_model` writes into `folder`: `saved_model/` and `saved_model.zip` (saved_model/, labels.json, model_card.md,
+`exporting` writes into `folder`: `saved_model/` and, once that is checked, `saved_model.zip` (saved_model/, labels.json, model_card.md,
 training_config.json, golden/, golden_generated/, verify.py). The reference is the trainer's own network on the same pixels; a download
 that answers otherwise is never given out.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,8 +13,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ from worker.training.network import Network
 
 KERAS_FILE = "classifier.keras"
 _CHECK_SECONDS = 900
+_LOOK_SECONDS = 0.5  # between two looks at whether the check is done
 _VERIFY = Path(__file__).with_name("verify_template.py")
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 _COMPRESSED = {".json", ".md", ".py", ".pb", ".txt"}
@@ -52,7 +55,6 @@ _CARD_INTRODUCTION = """\
 An image classifier with {classes} classes, trained with Thaw on {backbone} (weights: {weights}, licence: {licence}).
 
 Pictures are resized to {height} x {width} pixels ({resize}) inside the model."""
-_CARD_CLASSES = "## Classes, by column of `probabilities`"
 _CARD_SIGNATURES = """\
 - `serving_default`: `images` uint8 [n, h, w, 3], RGB, upright, any h and w
 - `serving_resized`: `images` uint8 [n, {height}, {width}, 3], already resized
@@ -105,7 +107,8 @@ class ExportResult:
         return asdict(self)
 
 
-def export_model(
+@contextlib.contextmanager
+def exporting(
     network: Network,
     *,
     config: TrainingConfig,
@@ -114,8 +117,8 @@ def export_model(
     folder: Path,
     test_pictures: Sequence[Path],
     decode: Callable[[Path], Pixels],
-) -> ExportResult:
-    """Write `folder/saved_model/` and `folder/saved_model.zip`, and prove them in a process of their own.
+) -> Iterator[Callable[[Sequence[str], Callable[[], None]], ExportResult]]:
+    """Write `folder/saved_model/`, and let a process of its own prove it while what is inside the `with` goes on: judging, say.
 
     Args:
         network: trained; unchanged.
@@ -126,8 +129,10 @@ def export_model(
         test_pictures: files to compare on; at most 64 are taken, spread evenly.
         decode: file -> uint8 [h, w, 3], upright RGB.
 
-    Raises:
-        ExportDisagrees: a signature differs from the trained network.
+    Yields:
+        What waits for the proof and writes `folder/saved_model.zip`. It is given the model card's paragraphs in Markdown, from
+        `worker.training.card`, and what is called a few times a second and may raise to end the waiting; it raises ExportDisagrees
+        where a signature differs from the trained network.
     """
     folder.mkdir(parents=True, exist_ok=True)
     reference = Reference(network, config, doubt)
@@ -146,11 +151,15 @@ def export_model(
         write_pictures(package / "golden", pictures, reference, side=GOLDEN_SIDE)
         # for who gives the model away without showing the pictures: the site then leaves golden/ out (app/downloading.py)
         write_pictures(package / "golden_generated", patterns(config.seed), reference, side=GOLDEN_SIDE)
-        folders = [package / name for name in ("checked", "golden", "golden_generated")]
-        agreement = check_in_clean_process(saved, *folders)
-        _write_papers(package, config, class_names, agreement, doubt)
-        size, digest = write_zip(folder / "saved_model.zip", _members(saved, package))
-    return ExportResult("saved_model", size, digest, agreement)
+        with checking(saved, *(package / name for name in ("checked", "golden", "golden_generated"))) as wait:
+
+            def complete(card: Sequence[str], check: Callable[[], None]) -> ExportResult:
+                agreement = wait(check)
+                _write_papers(package, config, class_names, agreement, doubt, card)
+                size, digest = write_zip(folder / "saved_model.zip", _members(saved, package))
+                return ExportResult("saved_model", size, digest, agreement)
+
+            yield complete
 
 
 def write_saved_model(
@@ -191,27 +200,44 @@ def write_saved_model(
     tf.saved_model.save(module, str(folder), signatures=functions, options=options)
 
 
-def check_in_clean_process(saved_model: Path, *golden: Path) -> Agreement:
-    """Ask every signature in a process that knows nothing but TensorFlow and the files.
+@contextlib.contextmanager
+def checking(saved_model: Path, *golden: Path) -> Iterator[Callable[[Callable[[], None]], Agreement]]:
+    """Ask every signature in a process that knows nothing but TensorFlow and the files; it ends with the `with` at the latest.
 
-    Raises:
-        ExportDisagrees: an answer differs, or the process failed.
+    Yields:
+        What waits for its answer, calling what it is given a few times a second; it raises ExportDisagrees where an answer differs,
+        or the process failed.
     """
     command = [sys.executable, "-I", str(_VERIFY), "--json", "--model", str(saved_model)]
     command += ["--golden", *(str(folder) for folder in golden)]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    try:
-        done = subprocess.run(  # noqa: S603 - our own script by our own interpreter
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_CHECK_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ExportDisagrees(f"The export was not checked within {_CHECK_SECONDS} seconds.") from error
-    if not done.stdout.strip():
-        said = done.stderr.decode(errors="replace").strip()[-500:]
+    with subprocess.Popen(  # noqa: S603 - our own script by our own interpreter
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+
+        def wait(check: Callable[[], None]) -> Agreement:
+            ends = time.monotonic() + _CHECK_SECONDS
+            while True:
+                check()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    out, said = process.communicate(timeout=_LOOK_SECONDS)
+                    return _agreement(process.returncode, out, said)
+                if time.monotonic() > ends:
+                    raise ExportDisagrees(f"The export was not checked within {_CHECK_SECONDS} seconds.")
+
+        try:
+            yield wait
+        finally:
+            process.kill()
+
+
+def _agreement(code: int, out: bytes, said: bytes) -> Agreement:
+    if not out.strip():
         raise ExportDisagrees(
-            f"The export could not be checked in a clean process (exit code {done.returncode}): {said}"
+            f"The export could not be checked in a clean process (exit code {code}): "
+            f"{said.decode(errors='replace').strip()[-500:]}"
         )
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(out.splitlines()[-1])
     results = found["signatures"].values()
     top1 = min(one["top1"] for one in results)
     difference = max(max(one["max_abs_diff"], one["max_known_score_diff"]) for one in results)
@@ -236,12 +262,13 @@ def _write_papers(
     class_names: Sequence[str],
     agreement: Agreement,
     doubt: Doubt,
+    card: Sequence[str],
 ) -> None:
     labels = {"class_names": list(class_names), "verdicts": VERDICTS, "doubt": doubt.as_json(class_names)}
     papers = {
         "labels.json": json.dumps(labels, ensure_ascii=False, indent=1),
         "training_config.json": json.dumps(config.model_dump(mode="json"), ensure_ascii=False, indent=1),
-        "model_card.md": _card(config, class_names, agreement, doubt),
+        "model_card.md": _card(config, class_names, agreement, doubt, card),
         "verify.py": _VERIFY.read_text(encoding="utf-8"),
     }
     for name, text in papers.items():
@@ -253,6 +280,7 @@ def _card(
     class_names: Sequence[str],
     agreement: Agreement,
     doubt: Doubt,
+    judged: Sequence[str],
 ) -> str:
     backbone = BACKBONES[config.backbone]
     height, width = config.image_size
@@ -272,7 +300,8 @@ def _card(
             resize=config.resize,
         ),
         checked,
-        _CARD_CLASSES,
+        *judged,
+        "## Classes, by column of `probabilities`",
         names,
         "## Signatures",
         _CARD_SIGNATURES.format(
@@ -283,30 +312,6 @@ def _card(
         ),
     ]
     return "\n\n".join(lines) + "\n"
-
-
-def complete_card(folder: Path, exported: ExportResult, lines: Sequence[str]) -> ExportResult:
-    """Put what is known after the judgement into the model card of the zip; every other member stays as it was checked.
-
-    Args:
-        folder: that `export_model` wrote into.
-        exported: what it gave.
-        lines: Markdown paragraphs, from `worker.training.card`.
-    """
-    target = folder / "saved_model.zip"
-    with tempfile.TemporaryDirectory(prefix="card-", dir=folder) as temporary:
-        members = []
-        with zipfile.ZipFile(target) as archive:
-            for number, name in enumerate(archive.namelist()):
-                path = Path(temporary) / f"{number}{Path(name).suffix}"
-                with archive.open(name) as source, path.open("wb") as sink:
-                    shutil.copyfileobj(source, sink, 1 << 20)
-                members.append((name, path))
-        card = dict(members)["model_card.md"]
-        head, tail = card.read_text(encoding="utf-8").split(_CARD_CLASSES)
-        card.write_text("\n\n".join([head.strip(), *lines, _CARD_CLASSES]) + tail, encoding="utf-8")
-        size, digest = write_zip(target, members)
-    return replace(exported, size_bytes=size, sha256=digest)
 
 
 def _members(saved: Path, package: Path) -> list[tuple[str, Path]]:

@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from worker.training.evaluate import (
     write_predictions,
 )
 from worker.training.events import Place, Progress, Speaker
-from worker.training.export import ExportResult, complete_card, export_model
+from worker.training.export import ExportResult, exporting
 from worker.training.features import FeatureStore
 from worker.training.judgement import Judged, evaluation
 from worker.training.layers import PictureResizer
@@ -178,10 +179,45 @@ def _finish(work: Workplace, ledger: Ledger, seconds: dict[str, float]) -> None:
         work.speaker.log(model_chosen(chosen["phase"], work.config.select))
     frozen = kinds["frozen"]["phase_index"] if "frozen" in kinds else None
     doubt = make_doubt(work, ledger, chosen["phase_index"], frozen)
-    exported = _export(work, model, doubt)
+    _say_step(work.speaker, work.folder, "export", "Writing the SavedModel, to be checked in a clean process")
+    with _exporting(work, model, doubt) as complete:  # the check goes on beside the judgement
+        seconds["export"] = time.monotonic() - started
+        started = time.monotonic()
+        found, lines = _judge(work, ledger, chosen, doubt)
+        _say_step(work.speaker, work.folder, "evaluate", "Waiting for the check of the SavedModel")
+        exported = complete(lines, work.orders.check)
     work.speaker.log(export_checked(exported.as_json()))
-    seconds["export"] = time.monotonic() - started
-    started = time.monotonic()
+    work.speaker.log(judged(found, chosen["phase"]))
+    for unkept in (*work.store.finish(), *work.pictures.finish()):
+        work.speaker.log(unkept)
+    seconds["evaluate"] = time.monotonic() - started
+    _write_result(work, ledger, chosen, found, exported, doubt, seconds)
+
+
+def _network_bytes(work: Workplace) -> int:
+    return sum(4 * int(np.prod(variable.shape)) for variable in every_variable(work.network))
+
+
+def _exporting(
+    work: Workplace, model: Path, doubt: Doubt
+) -> AbstractContextManager[Callable[[Sequence[str], Callable[[], None]], ExportResult]]:
+    work.orders.check()
+    return exporting(
+        work.network,
+        config=work.config,
+        doubt=doubt,
+        class_names=work.folder.class_names,
+        folder=model,
+        test_pictures=[Path(work.folder.pictures.paths[position]) for position in work.positions("test")],
+        decode=decode,
+    )
+
+
+def _judge(
+    work: Workplace, ledger: Ledger, chosen: Mapping[str, Any], doubt: Doubt
+) -> tuple[dict[str, Any], Sequence[str]]:
+    """Ask the exported graph and the other phase's network, and write what comes of it: (evaluation, the model card's paragraphs)."""
+    model, kinds = work.folder.path / "model", last_of_each_kind(ledger.state.results)
     exported_answer = exported_graph(model / "saved_model")
     said = ask(work, exported_answer, "Asking the exported model")
     answers = {chosen["phase"]: replace(said, temperature=doubt.temperature)}
@@ -196,32 +232,7 @@ def _finish(work: Workplace, ledger: Ledger, seconds: dict[str, float]) -> None:
     found = _write_judgement(work, answers, chosen["phase"], card)
     lines = card_lines(found, _counts(work), _lineage(work))
     _write_json(work.folder.path / "card.json", {"lines": lines})
-    exported = complete_card(model, exported, lines)
-    work.speaker.log(judged(found, chosen["phase"]))
-    for unkept in (*work.store.finish(), *work.pictures.finish()):
-        work.speaker.log(unkept)
-    seconds["evaluate"] = time.monotonic() - started
-    _write_result(work, ledger, chosen, found, exported, doubt, seconds)
-
-
-def _network_bytes(work: Workplace) -> int:
-    return sum(4 * int(np.prod(variable.shape)) for variable in every_variable(work.network))
-
-
-def _export(work: Workplace, model: Path, doubt: Doubt) -> ExportResult:
-    work.orders.check()
-    _say_step(work.speaker, work.folder, "export", "Writing the SavedModel and checking it in a clean process")
-    result = export_model(
-        work.network,
-        config=work.config,
-        doubt=doubt,
-        class_names=work.folder.class_names,
-        folder=model,
-        test_pictures=[Path(work.folder.pictures.paths[position]) for position in work.positions("test")],
-        decode=decode,
-    )
-    work.orders.check()
-    return result
+    return found, lines
 
 
 def _write_weights(work: Workplace, model: Path, kind: str) -> None:

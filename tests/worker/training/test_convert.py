@@ -18,10 +18,11 @@ from PIL import Image
 from core.training_config import FrozenPhase, TrainingConfig
 from tests.end_to_end.house import wait_until
 from tests.worker.training.doubts import doubt_of
+from tests.worker.training.exports import export_now
 from worker.training import convert as converting
 from worker.training.answering import answering_model, whole_model
 from worker.training.convert import ENDINGS, EXACT, Order, Unfit, convert, write_order
-from worker.training.export import KERAS_FILE, export_model
+from worker.training.export import KERAS_FILE
 from worker.training.golden import patterns
 from worker.training.layers import PictureResizer, ResizeMode, build_resizer
 from worker.training.network import build_network
@@ -46,14 +47,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         paths.append(folder / f"{index}.png")
         Image.fromarray(pixels).save(paths[-1])
     network = build_network(CONFIG, 3)
-    export_model(
+    export_now(
         network,
         config=CONFIG,
         doubt=doubt_of(network),
         class_names=["a", "b", "c"],
         folder=folder,
         test_pictures=paths,
-        decode=decode,
     )
     with zipfile.ZipFile(folder / "saved_model.zip") as packed:
         packed.extractall(folder / "papers", [one for one in packed.namelist() if not one.startswith("saved_model/")])

@@ -9,16 +9,15 @@ import pytest
 
 from core.backbones import BACKBONES
 from tests.worker.training.doubts import doubt_of
+from tests.worker.training.exports import export_now
 from tests.worker.training.keras_networks import in_their_order
 from tests.worker.training.run_folders import make_run_folder
 from tests.worker.training.workplaces import open_run
 from worker.training.applications import APPLICATIONS, preprocessed
 from worker.training.backbones import build_backbone, settle_statistics
 from worker.training.evaluate import exported_graph
-from worker.training.export import export_model
 from worker.training.folding import fold, form_of
 from worker.training.network import inference_model
-from worker.training.pictures import decode
 
 QUICK = ("efficientnet_lite0", "mobilenet_v2", "tiny_cnn")
 EVERY = [pytest.param(one, marks=[] if one in QUICK else pytest.mark.slow) for one in sorted(BACKBONES)]
@@ -48,14 +47,13 @@ def _learn_export_and_read_back(tmp_path: Path, backbone_id: str, features: str)
     assert len(opened.curve) == 2
     pictures = [Path(opened.work.folder.pictures.paths[at]) for at in opened.work.positions("test")]
     names = opened.work.folder.class_names
-    export = export_model(
+    export = export_now(
         network,
         config=opened.work.config,
         doubt=doubt_of(network, temperature=None),
         class_names=names,
         folder=tmp_path / "model",
         test_pictures=pictures,
-        decode=decode,
     )
     pixels = np.random.default_rng(0).integers(0, 255, (2, *_size(backbone_id), 3), dtype=np.uint8)
     read_back = exported_graph(tmp_path / "model" / "saved_model")(pixels)

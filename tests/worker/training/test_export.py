@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,16 +17,16 @@ from PIL import Image
 from app.downloading import swap_golden
 from core.training_config import FrozenPhase, Head, TrainingConfig
 from tests.worker.training.doubts import doubt_of
+from tests.worker.training.exports import export_now, go_on
 from worker.training.export import (
     ExportDisagrees,
     ExportResult,
-    check_in_clean_process,
-    complete_card,
-    export_model,
+    checking,
     write_zip,
 )
 from worker.training.golden import Reference, patterns, write_pictures
 from worker.training.network import Network, build_network
+from worker.training.orders import Cancelled
 from worker.training.pictures import decode
 
 CONFIG = TrainingConfig(
@@ -61,16 +63,15 @@ def pictures(folder: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def result(network: Network, pictures: list[Path], folder: Path) -> ExportResult:
-    exported = export_model(
+    return export_now(
         network,
         config=CONFIG,
         doubt=doubt_of(network),
         class_names=CLASS_NAMES,
         folder=folder,
         test_pictures=pictures,
-        decode=decode,
+        card=["Test accuracy: 93.0 %."],
     )
-    return complete_card(folder, exported, ["Test accuracy: 93.0 %."])
 
 
 @pytest.fixture(scope="module")
@@ -184,14 +185,38 @@ def test_an_export_of_another_network_is_refused(result: ExportResult, folder: P
     assert result.format == "saved_model"
     other = build_network(CONFIG.model_copy(update={"seed": 5}), 2)
     write_pictures(folder / "other", patterns(0), Reference(other, CONFIG, doubt_of(other)), side=100)
-    with pytest.raises(ExportDisagrees, match="does not answer as the trained network"):
-        check_in_clean_process(folder / "saved_model", folder / "other")
+    with (
+        pytest.raises(ExportDisagrees, match="does not answer as the trained network"),
+        checking(folder / "saved_model", folder / "other") as wait,
+    ):
+        wait(go_on)
 
 
-def test_an_export_that_cannot_be_opened_is_refused(folder: Path, tmp_path: Path, result: ExportResult) -> None:
+def test_an_export_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportDisagrees, match="could not be checked"), checking(tmp_path / "nothing") as wait:
+        wait(go_on)
+
+
+def test_who_ends_the_waiting_ends_the_check(folder: Path, result: ExportResult) -> None:
     assert result.format == "saved_model"
-    with pytest.raises(ExportDisagrees, match="could not be checked"):
-        check_in_clean_process(tmp_path / "nothing", folder / "other")
+    before = _children()
+    running: set[str] = set()
+
+    def cancel() -> None:
+        running.update(_children() - before)
+        raise Cancelled
+
+    began = time.monotonic()
+    with pytest.raises(Cancelled), checking(folder / "saved_model", folder / "golden") as wait:
+        wait(cancel)
+    assert time.monotonic() - began < 2
+    assert len(running) == 1
+    assert not running & _children()
+
+
+def _children() -> set[str]:
+    """Process numbers of what this thread has started and not yet waited for."""
+    return set(Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text(encoding="ascii").split())
 
 
 def test_a_very_sure_sigmoid_is_exported_with_its_temperature(tmp_path: Path) -> None:
@@ -202,14 +227,8 @@ def test_a_very_sure_sigmoid_is_exported_with_its_temperature(tmp_path: Path) ->
     logits = np.log(shares[:, 1] / shares[:, 0])
     dense.kernel.assign(dense.kernel * 30)
     dense.bias.assign([18.0 - 30 * np.median(logits)])  # sure of label 1: float32 has few steps below 1
-    exported = export_model(
-        sure,
-        config=CONFIG,
-        doubt=doubt_of(sure, 3.0),
-        class_names=CLASS_NAMES,
-        folder=tmp_path,
-        test_pictures=[],
-        decode=decode,
+    exported = export_now(
+        sure, config=CONFIG, doubt=doubt_of(sure, 3.0), class_names=CLASS_NAMES, folder=tmp_path, test_pictures=[]
     )
     assert exported.agreement.top1 == 1.0
     assert exported.agreement.max_abs_diff < 1e-4
