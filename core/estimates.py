@@ -21,8 +21,10 @@ from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig, par
 SPEEDS_LAST = 7 * 24 * 3600  # seconds: then they are measured again
 EARLIER = 20  # runs looked at
 # What no timed step tells, fitted to the runs of docs/benchmarks.md (Estimates); an earlier run of the same shape replaces it.
-EXPORT_BUILDS = 5.0  # writing the SavedModel and checking it in a clean process, in times of building the network
-EXPORT_LEAST = 8.0  # seconds: a clean process imports TensorFlow
+EXPORT_BUILDS = 2.0  # writing the SavedModel, in times of building the network
+EXPORT_LEAST = 3.0  # seconds: the pictures that go with it and their answers
+CHECK_BUILDS = 4.0  # checking the SavedModel in a clean process, beside the judgement, in times of building the network
+CHECK_LEAST = 6.0  # seconds: that process imports TensorFlow
 EXPORT_KNOWN = 1_000  # training pictures at most of which the model learns what it knows
 MADE_WORSE = 7  # ways in which the robustness card makes a test picture worse
 MADE_WORSE_MOST = 300  # test pictures at most that it looks at
@@ -165,9 +167,11 @@ def modelled(
     parts["export"] = EXPORT_LEAST + EXPORT_BUILDS * speeds["build"] + frozen * asked
     worse = min(counts.test, MADE_WORSE_MOST)
     area = config.image_size[0] * config.image_size[1] / 224**2
-    parts["evaluate"] = kinds * answered * (counts.test + counts.validation)
-    parts["evaluate"] += worse * (answered * (1 + MADE_WORSE) + MADE_WORSE * MADE_WORSE_SECONDS * area)
-    parts["evaluate"] += frozen * counts.test  # its features, for near duplicates and neighbours
+    judging = kinds * answered * (counts.test + counts.validation)
+    judging += worse * (answered * (1 + MADE_WORSE) + MADE_WORSE * MADE_WORSE_SECONDS * area)
+    judging += frozen * counts.test  # its features, for near duplicates and neighbours
+    check = CHECK_LEAST + CHECK_BUILDS * speeds["build"]
+    parts["evaluate"] = max(check, judging + check / threads)  # the check keeps one of the processors busy
     return parts
 
 

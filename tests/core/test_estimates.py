@@ -7,6 +7,8 @@ from sqlalchemy.orm import Session
 
 from core.database import Database
 from core.estimates import (
+    CHECK_BUILDS,
+    CHECK_LEAST,
     HEAD_STEP,
     MADE_WORSE_SECONDS,
     Counts,
@@ -112,19 +114,33 @@ def test_steps_per_epoch_count_instead_of_pictures() -> None:
 
 
 def test_judging_counts_the_test_pictures_made_worse_up_to_as_many_as_the_card_looks_at() -> None:
-    quick = PRESETS["quick"].config
-    speeds = {**SPEEDS, "phases": SPEEDS["phases"][:1]}
+    forward = 0.05  # so slow that judging takes longer than the check of the export
+    phase = {**SPEEDS["phases"][0], "extract": forward}
 
     def judging(test: int, **changes: Any) -> float:
-        return parts(quick, Counts(700, 150, test, 3), speeds={**speeds, **changes})["evaluate"]
+        speeds = {**SPEEDS, "phases": [phase], **changes}
+        return parts(PRESETS["quick"].config, Counts(700, 150, test, 3), speeds=speeds)["evaluate"]
 
-    forward = SPEEDS["phases"][0]["extract"]
     # asked once, its features once, plain for the card and in seven ways, and made worse in seven ways
     assert judging(101) - judging(100) == pytest.approx((1 + 1 + 8) * forward + 7 * MADE_WORSE_SECONDS)
     assert judging(1001) - judging(1000) == pytest.approx(2 * forward)
     assert judging(101, bfloat16=True) - judging(100, bfloat16=True) == pytest.approx(
         (2 * (1 + 8) + 1) * forward + 7 * MADE_WORSE_SECONDS
     )
+
+
+def test_judging_and_the_check_beside_it_take_as_long_as_the_longer_and_share_the_processors() -> None:
+    check = CHECK_LEAST + CHECK_BUILDS * SPEEDS["build"]
+
+    def evaluating(forward: float, threads: int) -> float:
+        speeds = {**SPEEDS, "phases": [{**SPEEDS["phases"][0], "extract": forward}]}
+        return modelled(PRESETS["quick"].config, Counts(700, 150, 150, 3), speeds, threads=threads, known=frozenset())[
+            "evaluate"
+        ]
+
+    assert evaluating(0.0001, 8) == check
+    assert evaluating(0.05, 2) - evaluating(0.05, 8) == pytest.approx(check * (1 / 2 - 1 / 8))
+    assert evaluating(0.05, 8) > 2 * check
 
 
 def test_what_the_model_knows_is_asked_anew_only_after_fine_tuning() -> None:

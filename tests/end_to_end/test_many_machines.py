@@ -154,7 +154,7 @@ def test_uploaded_pictures_are_in_the_bucket_and_nowhere_else(deployment: Deploy
     assert not (deployment.web.folder / "storage").exists()
     images = deployment.client.get(f"/dataset-versions/{upload['dataset_version_id']}/images").raise_for_status().json()
     picture = deployment.client.get(f"/images/{images['items'][0]['id']}/thumbnail").raise_for_status()
-    assert picture.content.startswith(b"RIFF")
+    assert picture.content.startswith(b"\xff\xd8\xff")
 
 
 def test_a_trainer_without_any_picture_fetches_them_and_trains(deployment: Deployment, run: dict[str, Any]) -> None:

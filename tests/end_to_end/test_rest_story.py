@@ -151,7 +151,7 @@ def test_the_estimate_adds_up_and_is_of_the_order_of_the_real_run(told: Told) ->
     assert (found["status"], found["error"]) == ("ready", None), found
     assert "timed steps on this machine" in found["basis"]
     assert set(found["by_phase"]) == set(real) == {"prepare", "phase_0", "phase_1", "export", "evaluate"}
-    assert all(seconds > 0 for seconds in found["by_phase"].values())
+    assert all(seconds > 0 for seconds in found["by_phase"].values()), found
     assert sum(found["by_phase"].values()) == pytest.approx(found["seconds"], abs=0.05 * 6)
     assert 1 / 8 < found["seconds"] / sum(real.values()) < 8, (found, real)
 

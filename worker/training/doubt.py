@@ -4,6 +4,7 @@ Fitted on train and validation alone, after the last phase; carried inside every
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -215,11 +216,15 @@ def cross_validated(
     if strength is None:
         strength, _ = choose_strength(problem, groups, threads=work.folder.threads, check=work.orders.check)
     found = np.empty((len(positions), n_classes))
-    with one_blas_thread():
-        for learnt, left in GroupKFold(folds).split(problem.features, groups=groups):
-            work.orders.check()
-            kernel, bias = unpack(fit(problem.rows(learnt), strength, iterations=_ITERATIONS), n_classes)
-            found[left] = problem.features[left] @ kernel + bias
+
+    def one_fold(sides: tuple[np.ndarray, np.ndarray]) -> None:
+        work.orders.check()
+        learnt, left = sides
+        kernel, bias = unpack(fit(problem.rows(learnt), strength, iterations=_ITERATIONS), n_classes)
+        found[left] = problem.features[left] @ kernel + bias
+
+    with one_blas_thread(), ThreadPoolExecutor(work.folder.threads) as pool:
+        list(pool.map(one_fold, GroupKFold(folds).split(problem.features, groups=groups)))
     return found
 
 
