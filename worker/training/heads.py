@@ -74,24 +74,39 @@ def fit_scaler(features: np.ndarray) -> Scaler:
     return Scaler(mean, scale)
 
 
-def objective(parameters: np.ndarray, problem: Problem, strength: float) -> tuple[float, np.ndarray]:
+def log_probabilities(parameters: np.ndarray, features: np.ndarray, n_classes: int) -> np.ndarray:
+    """Of every class, float32 [n, classes], as the head with these `parameters` answers to float32 [n, d]."""
+    kernel, bias = unpack(parameters, n_classes)
+    logits: np.ndarray = features @ kernel
+    logits += bias
+    logits -= logits.max(axis=1, keepdims=True)
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return logits
+
+
+def objective(parameters: np.ndarray, problem: Problem, strength: float) -> tuple[float, np.ndarray, np.ndarray]:
     """Weighted mean cross entropy plus `strength / 2 * |kernel|^2`, and its gradient.
 
     scikit-learn's LogisticRegression minimises the same with `C = 1 / (strength * sum of weights)`; the bias is not penalised.
 
     Args:
         parameters: float64 [(d + 1) * classes], kernel rows first, then the bias.
+
+    Returns:
+        the value, its gradient (float64, as `parameters`), and the `log_probabilities` on the way to them.
     """
     n_classes = problem.targets.shape[1]
-    kernel = parameters[:-n_classes].reshape(-1, n_classes).astype(np.float32)
-    logits = problem.features @ kernel + parameters[-n_classes:].astype(np.float32)
-    logits -= logits.max(axis=1, keepdims=True)
-    log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    answered = log_probabilities(parameters, problem.features, n_classes)
     share = (problem.weights / problem.weights.sum(dtype=np.float64)).astype(np.float32)
-    loss = -float(np.einsum("n,nc,nc->", share, problem.targets, log_probabilities, dtype=np.float64))
-    error = (np.exp(log_probabilities) - problem.targets) * share[:, np.newaxis]
-    gradient = np.concatenate([(problem.features.T @ error + strength * kernel).ravel(), error.sum(axis=0)])
-    return loss + 0.5 * strength * float(np.square(kernel, dtype=np.float64).sum()), gradient.astype(np.float64)
+    loss = -float(np.einsum("n,nc,nc->", share, problem.targets, answered, dtype=np.float64))
+    error = (np.exp(answered) - problem.targets) * share[:, np.newaxis]
+    kernel = parameters[:-n_classes].reshape(-1, n_classes)
+    gradient = np.empty_like(parameters)
+    slope = gradient[:-n_classes].reshape(-1, n_classes)
+    np.multiply(kernel, strength, out=slope)
+    slope += problem.features.T @ error
+    gradient[-n_classes:] = error.sum(axis=0)
+    return loss + 0.5 * strength * float(np.vdot(kernel, kernel)), gradient, answered
 
 
 def fit(
@@ -100,13 +115,14 @@ def fit(
     *,
     iterations: int,
     start: np.ndarray | None = None,
-    each: Callable[[np.ndarray], None] | None = None,
+    each: Callable[[np.ndarray, np.ndarray], None] | None = None,
     tolerance: float = 1e-9,
     memory: int = 10,
 ) -> np.ndarray:
-    """Minimise `objective` by L-BFGS. `each` hears the parameters after every iteration and may stop it by StopIteration.
+    """Minimise `objective` by L-BFGS.
 
     Args:
+        each: hears the parameters and their log-probabilities after every iteration, and may stop it by StopIteration.
         tolerance: relative fall of the objective at which it is solved.
         memory: steps that L-BFGS remembers.
 
@@ -116,18 +132,28 @@ def fit(
     n_classes = problem.targets.shape[1]
     size = (problem.features.shape[1] + 1) * n_classes
     latest = np.zeros(size) if start is None else start
+    seen: tuple[np.ndarray, np.ndarray] | None = None  # where L-BFGS last looked, which most often is where it goes
+
+    def looked(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal seen
+        value, gradient, answered = objective(parameters, problem, strength)
+        seen = parameters.copy(), answered
+        return value, gradient
 
     def heard(parameters: np.ndarray) -> None:
         nonlocal latest
         latest = parameters.copy()
-        if each is not None:
-            each(latest)
+        if each is None:
+            return
+        if seen is not None and np.array_equal(seen[0], latest):
+            each(latest, seen[1])
+        else:
+            each(latest, log_probabilities(latest, problem.features, n_classes))
 
     with contextlib.suppress(StopIteration):
         minimize(
-            objective,
+            looked,
             latest,
-            args=(problem, strength),
             jac=True,
             method="L-BFGS-B",
             callback=heard,

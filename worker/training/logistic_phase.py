@@ -5,14 +5,23 @@ done again from its start and gives the same numbers.
 """
 
 import time
-from typing import Any
 
 import numpy as np
 
 from core.errors import ConfigInvalid
 from core.training_config import FrozenPhase, Head
 from worker.training.checkpoints import State
-from worker.training.heads import Problem, Scaler, choose_strength, fit, fit_scaler, one_blas_thread, smoothed, unpack
+from worker.training.heads import (
+    Problem,
+    Scaler,
+    choose_strength,
+    fit,
+    fit_scaler,
+    log_probabilities,
+    one_blas_thread,
+    smoothed,
+    unpack,
+)
 from worker.training.learner import Sums
 from worker.training.materials import Setup, Workplace
 from worker.training.phases import account, class_weights, stopped_early
@@ -46,11 +55,11 @@ def run_logistic(work: Workplace, phase: FrozenPhase, index: int, setup: Setup, 
     work.speaker.log(f"Logistic regression: L2 strength {strength:g}, chosen by cross-validation inside train.")
     state.seconds += time.monotonic() - started
     state.strength = strength
-    follower = _Follower(work, phase, index, state, scaler, labels, setup, problem.features)
+    follower = _Follower(work, phase, index, state, scaler, labels, setup)
     with one_blas_thread():
         last = fit(problem, strength, iterations=phase.epochs, each=follower)
     if follower.best is None:  # solved before the first iteration: there is one epoch all the same
-        follower(last)
+        follower(last, log_probabilities(last, problem.features, n_classes))
     kept = follower.best if phase.keep == "best" and follower.best is not None else last
     dense = work.network.head.get_layer("head_dense")
     kernel, bias = scaler.merged(*unpack(kept, n_classes))
@@ -92,7 +101,7 @@ def _all_views(work: Workplace, setup: Setup) -> tuple[np.ndarray, np.ndarray, n
 class _Follower:
     """Hears every iteration: metrics, the epoch event, the best weights so far, early stopping."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - one call, above
+    def __init__(
         self,
         work: Workplace,
         phase: FrozenPhase,
@@ -101,19 +110,20 @@ class _Follower:
         scaler: Scaler,
         labels: np.ndarray,
         setup: Setup,
-        features: np.ndarray,
     ) -> None:
         self._work, self._phase, self._index, self._state = work, phase, index, state
-        self._train = (features, labels)
+        self._labels = labels
         validation = work.labels("validation")
         self._validation = (scaler(setup.validation.fetch(np.arange(len(validation)), 0)), validation)
         self._started = time.monotonic()
         self.best: np.ndarray | None = None
 
-    def __call__(self, parameters: np.ndarray) -> None:
+    def __call__(self, parameters: np.ndarray, answered: np.ndarray) -> None:
+        """Hear the parameters after an iteration, and the log-probabilities of train by them."""
         self._work.orders.check()
-        kernel, bias = unpack(parameters, self._work.n_classes)
-        train, validation = (_sums(*side, kernel, bias).metrics for side in (self._train, self._validation))
+        train = _sums(answered, self._labels).metrics
+        features, labels = self._validation
+        validation = _sums(log_probabilities(parameters, features, self._work.n_classes), labels).metrics
         now = time.monotonic()
         if account(self._state, self._phase, self._index, train, validation, now - self._started):
             self.best = parameters
@@ -123,9 +133,7 @@ class _Follower:
             raise StopIteration
 
 
-def _sums(features: np.ndarray, labels: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> Sums:
-    logits: np.ndarray[Any, Any] = features @ kernel + bias
-    logits -= logits.max(axis=1, keepdims=True)
-    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]
-    right = np.count_nonzero(logits.argmax(axis=1) == labels)
+def _sums(answered: np.ndarray, labels: np.ndarray) -> Sums:
+    losses = -answered[np.arange(len(labels)), labels]
+    right = np.count_nonzero(answered.argmax(axis=1) == labels)
     return Sums(float(losses.sum(dtype=np.float64)), float(right), len(labels))

@@ -165,8 +165,7 @@ def pooled(network: Network, part: keras.Model | None = None) -> keras.Model:
 
 def plain_pooled(work: Workplace) -> Extractor:
     """The pooled features of the whole backbone on plain pictures, by the network as it stands: what a frozen phase stores."""
-    frozen = pooled(work.network)
-    return _extractor(work, frozen, _fast_form(work, frozen) if work.wants_bfloat16 else None, views=1)
+    return _plain(work, pooled(work.network))[0]
 
 
 def _stored(
@@ -178,8 +177,7 @@ def _stored(
 ) -> Setup | None:
     """The setup on stored features; None when the store's limit is too small for them."""
     config, head = work.config, work.network.head
-    fast = _fast_form(work, frozen) if work.wants_bfloat16 else None
-    plain = _extractor(work, frozen, fast, views=1)
+    plain, fast = _plain(work, frozen)
     varied = plain if phase.views == 1 else _extractor(work, frozen, fast, views=phase.views)
     positions = work.positions("train")
     if not work.store.fits(varied, len(positions) * phase.views + len(work.positions("validation"))):
@@ -214,9 +212,17 @@ def _extractor(work: Workplace, frozen: keras.Model, fast: Callable[[Any], Any] 
     return make_extractor(frozen, work.network.name, augmentation, storage, compute=compute, answer=fast)
 
 
-def _fast_form(work: Workplace, frozen: keras.Model) -> Callable[[Any], Any] | None:
-    """The frozen part as it answers in bfloat16; None where that changes its features too much."""
-    fast = in_bfloat16(frozen)
+def _plain(work: Workplace, frozen: keras.Model) -> tuple[Extractor, Callable[[Any], Any] | None]:
+    """The extractor of plain pictures, and the frozen part as it answers in bfloat16; None where that changes its features too much."""
+    if work.wants_bfloat16:
+        fast = in_bfloat16(frozen)
+        extractor = _extractor(work, frozen, fast, views=1)
+        if _agrees(work, frozen, extractor):
+            return extractor, fast
+    return _extractor(work, frozen, None, views=1), None
+
+
+def _agrees(work: Workplace, frozen: keras.Model, fast: Extractor) -> bool:
     train = work.positions("train")
     digests = work.folder.pictures.digests[train]
     drawn = drawn_across_classes(digests, work.labels("train"), LOOKED_AT)
@@ -228,9 +234,9 @@ def _fast_form(work: Workplace, frozen: keras.Model) -> Callable[[Any], Any] | N
     memory, at_once = work.folder.feature_store, work.folder.at_once(LOOKED_AT)
     cosine = bfloat16_cosine(frozen, work.network.name, fast, pictures, looked_at, memory, at_once)
     if cosine > ENOUGH:
-        return fast
+        return True
     work.speaker.log(f"bfloat16 differs too much from float32 here (cosine {cosine:.5f}): float32 is used.")
-    return None
+    return False
 
 
 def _speak_of_features(work: Workplace, phase: FrozenPhase | FineTunePhase, index: int) -> Callable[[int, int], None]:
@@ -275,7 +281,7 @@ def _quick_steps(work: Workplace, phase: FrozenPhase | FineTunePhase) -> bool:
     elif has_batch_norms(work.network.backbone):
         reason = "steps through BatchNorms that are not folded compute in float32"
     else:
-        return _fast_form(work, pooled(work.network)) is not None
+        return _plain(work, pooled(work.network))[1] is not None
     if work.config.precision == "mixed":
         work.speaker.log(f'precision "mixed" cannot be honoured in this phase: {reason}.')
     return False

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from worker.training.features import EXTRACTOR_VERSION, computed_by, end_of, processor_class, weights_hash
+from worker.training.features import EXTRACTOR_VERSION, Extractor, computed_by, end_of, processor_class, weights_hash
 from worker.training.network import computing_in
 
 ENOUGH = 0.999  # mean cosine between the features of float32 and of bfloat16 over the pictures looked at
@@ -85,7 +85,7 @@ def drawn_across_classes(digests: np.ndarray, labels: np.ndarray, count: int) ->
 def bfloat16_cosine(
     frozen: keras.Model,
     name: str,
-    fast: Callable[[Any], Any],
+    fast: Extractor,
     pictures: Callable[[], np.ndarray],
     looked_at: Mapping[str, object],
     memory: Path,
@@ -98,7 +98,7 @@ def bfloat16_cosine(
     Args:
         frozen: float32 form.
         name: what it is a part of: backbone and form.
-        fast: what `in_bfloat16` makes of it.
+        fast: of plain pictures, by what `in_bfloat16` makes of it: the very one that is run afterwards, so that it is traced once.
         pictures: gives uint8 [n, H, W, 3].
         looked_at: which pictures these are, and how they became pixels; JSON.
         memory: folder in which answers are kept.
@@ -117,11 +117,12 @@ def bfloat16_cosine(
     return cosine
 
 
-def _cosine(frozen: keras.Model, fast: Callable[[Any], Any], pictures: np.ndarray, at_once: int) -> float:
+def _cosine(frozen: keras.Model, fast: Extractor, pictures: np.ndarray, at_once: int) -> float:
     found = []
     for first in range(0, len(pictures), at_once):
-        x = tf.cast(pictures[first : first + at_once], tf.float32)
-        left, right = _rows(frozen(x, training=False)), _rows(fast(x))  # a few times: not worth a trace
+        some = pictures[first : first + at_once]
+        left = _rows(frozen(tf.cast(some, tf.float32), training=False))  # a few times: not worth a trace
+        right = _rows(fast.run(some, np.zeros((len(some), 2), np.int32)))
         norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
         found.append(np.sum(left * right, axis=1) / np.maximum(norms, 1e-12))
     return float(np.mean(np.concatenate(found)))

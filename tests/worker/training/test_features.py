@@ -118,7 +118,8 @@ def test_bfloat16_is_compared_for_each_end_by_itself(tmp_path: Path) -> None:
         *ends,
         keras.Model(ends[0].input, keras.layers.GlobalMaxPooling2D(name="head_pooling")(ends[0].output)),
     ]:
-        bfloat16_cosine(one, "vgg16/plain", in_bfloat16(one), lambda: pixels, {}, tmp_path / "memory")
+        fast = make_extractor(one, "vgg16/plain", None, np.dtype(np.float32), answer=in_bfloat16(one))
+        bfloat16_cosine(one, "vgg16/plain", fast, lambda: pixels, {}, tmp_path / "memory")
     assert len(list((tmp_path / "memory").iterdir())) == 5
 
 

@@ -4,6 +4,7 @@ Computing in bfloat16 works on every processor, slowly: `mixed` asks for it on t
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.worker.training.run_folders import make_run_folder, read_images, writ
 from tests.worker.training.workplaces import Opened, open_run
 from worker.training import features, label_errors, materials, precision, train
 from worker.training.data import DecodedPictures
+from worker.training.features import Extractor, make_extractor
 from worker.training.materials import make_setup
 from worker.training.orders import Orders
 from worker.training.precision import bfloat16_cosine, drawn_across_classes, in_bfloat16, may_use_bfloat16
@@ -172,14 +174,19 @@ def test_the_answer_is_kept_and_nothing_is_read_again(tmp_path: Path) -> None:
     backbone = opened.work.network.backbone
     pixels = opened.work.pictures.batch(np.arange(8))
     looked_at = {"pictures": ["one"]}
-    fast, memory = in_bfloat16(backbone), tmp_path / "memory"
+    fast, memory = _fast(backbone, in_bfloat16(backbone)), tmp_path / "memory"
     cosine = bfloat16_cosine(backbone, "tiny_cnn", fast, lambda: pixels, looked_at, memory)
     assert 0.99 < cosine <= 1.0001
-    broken = keras.models.clone_model(backbone)
-    broken.set_weights([-weight for weight in backbone.get_weights()])
+    other = keras.models.clone_model(backbone)
+    other.set_weights([-weight for weight in backbone.get_weights()])
+    broken = _fast(backbone, other)
     assert bfloat16_cosine(backbone, "tiny_cnn", broken, lambda: 1 / 0, looked_at, memory) == cosine
     assert bfloat16_cosine(backbone, "tiny_cnn", broken, lambda: pixels, {"pictures": ["two"]}, memory) < 0.99
     assert [set(json.loads(path.read_text())) for path in memory.iterdir()] == [{"cosine"}] * 2
+
+
+def _fast(frozen: keras.Model, answer: Callable[[Any], Any]) -> Extractor:
+    return make_extractor(frozen, "tiny_cnn", None, np.dtype(np.float32), compute="bfloat16", answer=answer)
 
 
 def test_a_gpu_and_a_processor_of_one_host_do_not_share_numbers(
