@@ -81,5 +81,5 @@ def draws(key: str, value: object) -> bool:
 
 
 def without_random_weights(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A layer's config with zeros where weights would be drawn that others replace at once: drawing is a third of building."""
+    """A layer's config with zeros where weights would be drawn that others replace at once: drawing them takes much of building."""
     return {key: "zeros" if draws(key, value) else value for key, value in config.items()}
