@@ -219,8 +219,9 @@ MOMENTS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "a step of the head": lambda event: event["event"] == "epoch",
     "tracing a large phase": lambda event: event["event"] == "layers" and event["phase_index"] == 1,
     "a step of everything": lambda event: event["event"] == "epoch" and event["phase"] == "fine_tune",
-    "the export and its check": lambda event: event.get("phase") == "export",
+    "the export": lambda event: event.get("phase") == "export",
     "the judgement": lambda event: event.get("phase") == "evaluate",
+    "waiting for the check": lambda event: str(event.get("message")).startswith("Waiting for the check"),
 }
 
 
@@ -233,7 +234,7 @@ def test_cancel_ends_a_large_network_within_five_seconds_whatever_it_does(
 ) -> None:
     """`later`: seconds after the moment began, well inside a trace, an export or its check."""
     config = LARGE
-    if moment in {"the export and its check", "the judgement"}:
+    if moment in {"the export", "the judgement", "waiting for the check"}:
         config = {**LARGE, "phases": [{**phase, "epochs": 1} for phase in LARGE["phases"]]}
     counts = {"train": 40, "validation": 4, "test": 20}
     folder = make_run_folder(tmp_path / "run", config, counts=counts)
