@@ -73,6 +73,14 @@ class Trainer:
         assert self.process.stderr is not None
         return self.process.stderr.read().decode(errors="replace")
 
+    def close(self) -> None:
+        """End it, if it has not ended."""
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
+
     @property
     def curve(self) -> dict[int, Any]:
         """Epoch -> metrics."""
@@ -90,11 +98,7 @@ def start() -> Iterator[Any]:
 
     yield run
     for trainer in started:
-        trainer.process.kill()
-        trainer.process.wait()
-        for stream in (trainer.process.stdin, trainer.process.stdout, trainer.process.stderr):
-            assert stream is not None
-            stream.close()
+        trainer.close()
 
 
 def test_lbfgs_whose_features_do_not_fit_the_cache_ends_with_what_to_do(tmp_path: Path, start: Any) -> None:
