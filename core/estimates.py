@@ -100,7 +100,7 @@ def timed_key(shape: str, sizes: Sequence[int]) -> str:
 
 def speeds_name(key: str) -> str:
     """Under what the speeds of `timed_key` are noted with the broker. The number is that of what `measure` gives, and rises with it."""
-    return f"speeds:3:{key}"
+    return f"speeds:4:{key}"
 
 
 def left_behind(config: TrainingConfig) -> frozenset[str]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,9 +43,12 @@ from worker.training.golden import (
     write_pictures,
 )
 from worker.training.network import Network
+from worker.training.orders import Cancelled, Drained
 
 KERAS_FILE = "classifier.keras"
 _CHECK_SECONDS = 900
+_PACKAGE = "export-"  # begins the name of the folder in which the zip's other members are made
+_TOLD = (ThawError, Cancelled, Drained, OSError, MemoryError)  # what ends a run with a reason of its own
 _LOOK_SECONDS = 0.5  # between two looks at whether the check is done
 _VERIFY = Path(__file__).with_name("verify_template.py")
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -135,6 +139,8 @@ def exporting(
         where a signature differs from the trained network.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{_PACKAGE}*"):  # of an attempt that was killed
+        shutil.rmtree(left, ignore_errors=True)
     reference = Reference(network, config, doubt)
     saved = folder / "saved_model"
     shutil.rmtree(saved, ignore_errors=True)
@@ -144,13 +150,15 @@ def exporting(
     write_saved_model(classifier, reference.resizer, config.image_size, saved, (explain, network.head.variables))
     whole_model(reference.resizer, classifier).save(folder / KERAS_FILE)
     checked = spread(test_pictures, CHECKED_PICTURES)
-    with tempfile.TemporaryDirectory(prefix="export-", dir=folder) as temporary:
+    del classifier, explain  # what goes on beside the check needs the memory
+    with tempfile.TemporaryDirectory(prefix=_PACKAGE, dir=folder) as temporary:
         package = Path(temporary)
         write_checked(package / "checked", checked, decode, reference)
         pictures = map(decode, spread(checked, GOLDEN_PICTURES)) if checked else patterns(config.seed)
         write_pictures(package / "golden", pictures, reference, side=GOLDEN_SIDE)
         # for who gives the model away without showing the pictures: the site then leaves golden/ out (app/downloading.py)
         write_pictures(package / "golden_generated", patterns(config.seed), reference, side=GOLDEN_SIDE)
+        del reference
         with checking(saved, *(package / name for name in ("checked", "golden", "golden_generated"))) as wait:
 
             def complete(card: Sequence[str], check: Callable[[], None]) -> ExportResult:
@@ -159,7 +167,13 @@ def exporting(
                 size, digest = write_zip(folder / "saved_model.zip", _members(saved, package))
                 return ExportResult("saved_model", size, digest, agreement)
 
-            yield complete
+            try:
+                yield complete
+            except _TOLD:
+                raise
+            except Exception:
+                wait(lambda: None)  # an export that disagrees is why it could not be asked, then
+                raise
 
 
 def write_saved_model(
@@ -232,6 +246,8 @@ def checking(saved_model: Path, *golden: Path) -> Iterator[Callable[[Callable[[]
 
 
 def _agreement(code: int, out: bytes, said: bytes) -> Agreement:
+    if code == -signal.SIGKILL:  # nobody else would: Linux takes memory back without a word
+        raise MemoryError("The check of the export was killed.")
     if not out.strip():
         raise ExportDisagrees(
             f"The export could not be checked in a clean process (exit code {code}): "

@@ -4,6 +4,7 @@ Operations that are no layers (VGG's turn of channels) count as places on the wa
 """
 
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,5 +82,17 @@ def draws(key: str, value: object) -> bool:
 
 
 def without_random_weights(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A layer's config with zeros where weights would be drawn that others replace at once: drawing is a third of building."""
+    """A layer's config with zeros where weights would be drawn that others replace at once: drawing them takes much of building."""
     return {key: "zeros" if draws(key, value) else value for key, value in config.items()}
+
+
+def with_random_weights_again(model: keras.Model) -> keras.Model:
+    """Give layers made so Keras' usual initializers: whoever builds the network anew from a file's config must not get zeros,
+    which learn nothing.
+    """
+    for layer in model.layers:
+        for key in ("kernel_initializer", "depthwise_initializer", "pointwise_initializer"):
+            if isinstance(getattr(layer, key, None), keras.initializers.Zeros):
+                seed = zlib.crc32(f"{layer.name}/{key}".encode())
+                setattr(layer, key, keras.initializers.GlorotUniform(seed=seed))
+    return model

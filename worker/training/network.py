@@ -20,7 +20,7 @@ from core.errors import ConfigInvalid, FieldProblem
 from core.training_config import FineTunePhase, FrozenPhase, TrainingConfig, first_trainable_layer
 from worker.training.backbones import build_backbone, settle_statistics
 from worker.training.folding import fold, folded_into, form_of
-from worker.training.graph import single_tensor_places
+from worker.training.graph import single_tensor_places, with_random_weights_again
 from worker.training.start import assign_all, read_start
 
 
@@ -88,7 +88,7 @@ def build_network(config: TrainingConfig, n_classes: int, start: Start | None = 
     if arrays is not None and form == "plain":
         assign_all(plain, arrays)
     folds = folds or form == "folded"
-    backbone = fold(plain) if folds else plain
+    backbone = with_random_weights_again(fold(plain) if folds else plain)
     if arrays is not None and form == "folded":
         assign_all(backbone, arrays)
     taken_up = folded_into(plain) if folds else {}

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 CANCELLED, DRAINED, SUPERVISOR_LOST = 3, 4, 6
-# Seconds in which work ends by itself after the word; then the process is ended, whatever it does (a long trace, a check of the
-# export). That is safe at any moment: everything is written aside and renamed.
+# Seconds in which work ends by itself after the word; then the process is ended, whatever it does (a long trace, say).
+# That is safe at any moment: everything is written aside and renamed.
 _GRACE = {"cancel": (2.0, CANCELLED), "drain": (10.0, DRAINED)}
 TICK_LIMIT = 45.0  # seconds of monotonic time without a tick
 # For tests only: a shorter limit, in seconds.

@@ -98,7 +98,8 @@ def bfloat16_cosine(
     Args:
         frozen: float32 form.
         name: what it is a part of: backbone and form.
-        fast: of plain pictures, by what `in_bfloat16` makes of it: the very one that is run afterwards, so that it is traced once.
+        fast: of plain pictures, by what `in_bfloat16` makes of it: where features are extracted afterwards, by the same extractor, so that
+            it is traced once.
         pictures: gives uint8 [n, H, W, 3].
         looked_at: which pictures these are, and how they became pixels; JSON.
         memory: folder in which answers are kept.

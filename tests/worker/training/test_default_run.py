@@ -3,6 +3,7 @@ bits in every run, whatever was stored before and however often its trainer was 
 
 import hashlib
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ KILLED_AT: dict[str, Callable[[dict[str, Any]], bool]] = {
 
 def _trained(path: Path) -> dict[str, str]:
     """SHA-256 of what the run in this folder came to; its trainer must end well."""
-    trainer = Trainer(path)
-    assert trainer.end() == 0, trainer.complaint()
+    with closing(Trainer(path)) as trainer:
+        assert trainer.end() == 0, trainer.complaint()
     return _digests(path)
 
 
@@ -47,14 +48,12 @@ def test_a_second_run_gives_the_same_bits_with_stored_features_and_without(tmp_p
 def test_a_killed_run_comes_to_the_same_bits(tmp_path: Path, moment: str) -> None:
     first = _trained(make_run_folder(tmp_path / "first", STANDARD))
     killed = make_run_folder(tmp_path / "killed", STANDARD)
-    trainer = Trainer(killed)
-    for event in trainer.events():
-        if KILLED_AT[moment](event):
-            break
-    else:
-        raise AssertionError(f"That moment never came: {trainer.heard[-3:]}, {trainer.complaint()}")
-    trainer.process.kill()
-    trainer.process.wait()
+    with closing(Trainer(killed)) as trainer:
+        for event in trainer.events():
+            if KILLED_AT[moment](event):
+                break
+        else:
+            raise AssertionError(f"That moment never came: {trainer.heard[-3:]}, {trainer.complaint()}")
     checkpoints = killed / "checkpoints"
     resumed = make_run_folder(
         tmp_path / "resumed", STANDARD, checkpoints=[str(checkpoints)] if checkpoints.is_dir() else []

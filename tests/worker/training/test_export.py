@@ -1,6 +1,9 @@
 """The download answers as the trained network did, proves it, and gives nothing out when it does not."""
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
 import threading
@@ -19,9 +22,11 @@ from core.training_config import FrozenPhase, Head, TrainingConfig
 from tests.worker.training.doubts import doubt_of
 from tests.worker.training.exports import export_now, go_on
 from worker.training.export import (
+    KERAS_FILE,
     ExportDisagrees,
     ExportResult,
     checking,
+    exporting,
     write_zip,
 )
 from worker.training.golden import Reference, patterns, write_pictures
@@ -192,9 +197,68 @@ def test_an_export_of_another_network_is_refused(result: ExportResult, folder: P
         wait(go_on)
 
 
-def test_an_export_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportDisagrees, match="could not be checked"), checking(tmp_path / "nothing") as wait:
+def test_an_export_that_cannot_be_opened_is_refused(tmp_path: Path, network: Network) -> None:
+    write_pictures(tmp_path / "golden", patterns(0), Reference(network, CONFIG, doubt_of(network)), side=100)
+    (tmp_path / "saved_model").mkdir()
+    with (
+        pytest.raises(ExportDisagrees, match=r"(?s)could not be checked .* SavedModel"),
+        checking(tmp_path / "saved_model", tmp_path / "golden") as wait,
+    ):
         wait(go_on)
+
+
+def test_a_check_that_linux_kills_for_its_memory_is_a_lack_of_memory(folder: Path, result: ExportResult) -> None:
+    assert result.format == "saved_model"
+    before = _children()
+    with pytest.raises(MemoryError), checking(folder / "saved_model", folder / "other") as wait:
+        (number,) = _children() - before
+        os.kill(int(number), signal.SIGKILL)
+        wait(go_on)
+
+
+@pytest.mark.parametrize("disagrees", [True, False])
+def test_a_judgement_that_fails_ends_the_check_and_gives_nothing_out(
+    tmp_path: Path, network: Network, disagrees: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broken export may be why: then that is said."""
+    if disagrees:
+        told = Reference.answer
+        monkeypatch.setattr(Reference, "answer", lambda *asked: {**told(*asked), "known_score": -1.0})
+    before = _children()
+    expected = ExportDisagrees if disagrees else ZeroDivisionError
+    with (
+        pytest.raises(expected),
+        exporting(
+            network,
+            config=CONFIG,
+            doubt=doubt_of(network),
+            class_names=CLASS_NAMES,
+            folder=tmp_path,
+            test_pictures=[],
+            decode=decode,
+        ),
+    ):
+        raise ZeroDivisionError
+    assert _children() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"saved_model", KERAS_FILE}
+
+
+def test_what_a_killed_attempt_left_is_not_in_the_way(tmp_path: Path, network: Network) -> None:
+    (tmp_path / "export-killed" / "golden").mkdir(parents=True)
+    (tmp_path / "export-killed" / "golden" / "somebody.png").write_bytes(b"private")
+    export_now(
+        network, config=CONFIG, doubt=doubt_of(network), class_names=CLASS_NAMES, folder=tmp_path, test_pictures=[]
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"saved_model", "saved_model.zip", KERAS_FILE}
+
+
+def test_the_keras_file_describes_a_network_that_can_learn_anew(folder: Path, result: ExportResult) -> None:
+    assert result.format == "saved_model"
+    with zipfile.ZipFile(folder / KERAS_FILE) as archive:
+        described = archive.read("config.json").decode()
+    assert '"GlorotUniform"' in described
+    zeros = re.findall(r'"(\w*(?:kernel|depthwise|pointwise)_initializer)": \{[^{}]*"class_name": "Zeros"', described)
+    assert not zeros
 
 
 def test_who_ends_the_waiting_ends_the_check(folder: Path, result: ExportResult) -> None:

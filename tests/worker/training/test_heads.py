@@ -16,6 +16,18 @@ def _problem(features: np.ndarray, labels: np.ndarray) -> Problem:
     return Problem(features, np.eye(3, dtype=np.float32)[labels], np.ones(len(labels), np.float32))
 
 
+def test_every_iteration_is_told_with_its_log_probabilities() -> None:
+    features, labels = _blobs()
+    told: list[tuple[np.ndarray, np.ndarray]] = []
+    fit(_problem(features, labels), 0.05, iterations=20, each=lambda *heard: told.append(heard))
+    assert len(told) > 3
+    for parameters, answered in told:
+        kernel, bias = unpack(parameters, 3)
+        expected = np.exp(features @ kernel + bias)
+        np.testing.assert_allclose(np.exp(answered), expected / expected.sum(axis=1, keepdims=True), atol=1e-6)
+    assert not np.array_equal(told[0][1], told[-1][1])
+
+
 def test_the_gradient_is_that_of_the_objective() -> None:
     problem = _problem(*_blobs())
     parameters = np.random.default_rng(0).normal(size=7 * 3)
