@@ -25,7 +25,7 @@ import keras
 import tensorflow as tf
 
 from core.backbones import BACKBONES
-from core.errors import ThawError
+from core.errors import ThawError, is_full_disk
 from core.training_config import TrainingConfig
 from worker.training.answering import answering_model, whole_model
 from worker.training.doubt import VERDICTS, WISHED_PRECISION, Doubt
@@ -48,7 +48,7 @@ from worker.training.orders import Cancelled, Drained
 KERAS_FILE = "classifier.keras"
 _CHECK_SECONDS = 900
 _PACKAGE = "export-"  # begins the name of the folder in which the zip's other members are made
-_TOLD = (ThawError, Cancelled, Drained, OSError, MemoryError)  # what ends a run with a reason of its own
+_TOLD = (ThawError, Cancelled, Drained, MemoryError)  # what ends a run with a reason of its own
 _LOOK_SECONDS = 0.5  # between two looks at whether the check is done
 _VERIFY = Path(__file__).with_name("verify_template.py")
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -171,8 +171,9 @@ def exporting(
                 yield complete
             except _TOLD:
                 raise
-            except Exception:
-                wait(lambda: None)  # an export that disagrees is why it could not be asked, then
+            except Exception as error:
+                if not is_full_disk(error):
+                    wait(lambda: None)  # an export that disagrees is why it could not be asked, then
                 raise
 
 

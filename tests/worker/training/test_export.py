@@ -1,5 +1,6 @@
 """The download answers as the trained network did, proves it, and gives nothing out when it does not."""
 
+import errno
 import json
 import os
 import re
@@ -216,18 +217,30 @@ def test_a_check_that_linux_kills_for_its_memory_is_a_lack_of_memory(folder: Pat
         wait(go_on)
 
 
-@pytest.mark.parametrize("disagrees", [True, False])
+@pytest.mark.parametrize(
+    ("disagrees", "error", "told"),
+    [
+        (True, OSError("It cannot be loaded."), ExportDisagrees),
+        (False, OSError("It cannot be loaded."), OSError),
+        (True, OSError(errno.ENOSPC, "The disk is full."), OSError),
+        (True, Cancelled(), Cancelled),
+    ],
+)
 def test_a_judgement_that_fails_ends_the_check_and_gives_nothing_out(
-    tmp_path: Path, network: Network, disagrees: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    network: Network,
+    disagrees: bool,
+    error: Exception,
+    told: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A broken export may be why: then that is said."""
     if disagrees:
-        told = Reference.answer
-        monkeypatch.setattr(Reference, "answer", lambda *asked: {**told(*asked), "known_score": -1.0})
+        answer = Reference.answer
+        monkeypatch.setattr(Reference, "answer", lambda *asked: {**answer(*asked), "known_score": -1.0})
     before = _children()
-    expected = ExportDisagrees if disagrees else ZeroDivisionError
     with (
-        pytest.raises(expected),
+        pytest.raises(told),
         exporting(
             network,
             config=CONFIG,
@@ -238,7 +251,7 @@ def test_a_judgement_that_fails_ends_the_check_and_gives_nothing_out(
             decode=decode,
         ),
     ):
-        raise ZeroDivisionError
+        raise error
     assert _children() == before
     assert {path.name for path in tmp_path.iterdir()} == {"saved_model", KERAS_FILE}
 
